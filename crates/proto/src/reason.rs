@@ -1,0 +1,118 @@
+//! Why a request failed, and what its sender should do about it.
+
+use tonic::Code;
+
+/// What a failed request's sender should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// The same request will fail again: change it.
+    FixRequest,
+    /// Nothing happened; the same node may accept the request after a pause.
+    Retry,
+    /// Nothing happened; another node may accept the request now.
+    RetryElsewhere,
+    /// The request may have taken effect, or may still do so. Only a request with a request id may be sent again blindly.
+    OutcomeUnknown,
+    /// The node itself is at fault; tell its operator.
+    Report,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $code:ident, $advice:ident;)*) => {
+        /// The `reason` of a failure's `google.rpc.ErrorInfo` (domain "cirrus"). The name is the API; messages are for people.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
+
+            /// The name on the wire.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)* }
+            }
+
+            /// The gRPC status code that goes with it.
+            pub const fn code(self) -> Code {
+                match self { $(Reason::$variant => Code::$code,)* }
+            }
+
+            /// What the sender should do.
+            pub const fn advice(self) -> Advice {
+                match self { $(Reason::$variant => Advice::$advice,)* }
+            }
+
+            /// The reason of that name.
+            pub fn parse(name: &str) -> Option<Reason> {
+                match name { $($name => Some(Reason::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field is missing, malformed or out of range; the failure's `field` metadata names it.
+    InvalidField = "INVALID_FIELD", InvalidArgument, FixRequest;
+    /// The key is empty.
+    KeyEmpty = "KEY_EMPTY", InvalidArgument, FixRequest;
+    /// The key is longer than the limit.
+    KeyTooLarge = "KEY_TOO_LARGE", InvalidArgument, FixRequest;
+    /// The value is longer than the limit.
+    ValueTooLarge = "VALUE_TOO_LARGE", InvalidArgument, FixRequest;
+    /// The command's writes are larger than the limit.
+    WriteSetTooLarge = "WRITE_SET_TOO_LARGE", InvalidArgument, FixRequest;
+    /// A batch or transaction has more operations than the limit.
+    TooManyOperations = "TOO_MANY_OPERATIONS", InvalidArgument, FixRequest;
+    /// Keys of one atomic request lie in different shards.
+    CrossShard = "CROSS_SHARD", InvalidArgument, FixRequest;
+    /// An increment met a value that is not a decimal signed 64-bit number.
+    NotANumber = "NOT_A_NUMBER", FailedPrecondition, FixRequest;
+    /// An increment's sum does not fit in a signed 64-bit number.
+    IntegerOverflow = "INTEGER_OVERFLOW", OutOfRange, FixRequest;
+    /// A condition inside a batch did not hold.
+    ConditionFailed = "CONDITION_FAILED", FailedPrecondition, FixRequest;
+    /// The request id was used before, for a request with other contents.
+    RequestIdReused = "REQUEST_ID_REUSED", InvalidArgument, FixRequest;
+    /// The request id's reply was acknowledged and forgotten.
+    RequestIdExpired = "REQUEST_ID_EXPIRED", FailedPrecondition, FixRequest;
+    /// The client session holds too many unacknowledged replies.
+    SessionFull = "SESSION_FULL", ResourceExhausted, FixRequest;
+    /// The library's source is longer than the limit.
+    LibraryTooLarge = "LIBRARY_TOO_LARGE", InvalidArgument, FixRequest;
+    /// The library's source does not compile or exports nothing.
+    LibraryInvalid = "LIBRARY_INVALID", InvalidArgument, FixRequest;
+    /// There is no such library.
+    LibraryNotFound = "LIBRARY_NOT_FOUND", NotFound, FixRequest;
+    /// The library has no such function.
+    FunctionNotFound = "FUNCTION_NOT_FOUND", NotFound, FixRequest;
+    /// The procedure raised an error.
+    ProcedureFailed = "PROCEDURE_FAILED", Aborted, FixRequest;
+    /// The procedure returned nil or false.
+    ProcedureReturnedNothing = "PROCEDURE_RETURNED_NOTHING", Aborted, FixRequest;
+    /// The procedure used more CPU time than the limit and was killed.
+    CallTimeout = "CALL_TIMEOUT", Aborted, FixRequest;
+    /// The procedure used more memory than the limit and was killed.
+    CallMemory = "CALL_MEMORY", Aborted, FixRequest;
+    /// The procedure's result is longer than the limit.
+    ResultTooLarge = "RESULT_TOO_LARGE", Aborted, FixRequest;
+    /// The shard's mailbox is full.
+    MailboxFull = "MAILBOX_FULL", ResourceExhausted, Retry;
+    /// The node holds too many connections or requests.
+    TooManyRequests = "TOO_MANY_REQUESTS", ResourceExhausted, Retry;
+    /// The shard has no leader that this node knows, or its leader has no quorum.
+    NoLeader = "NO_LEADER", Unavailable, Retry;
+    /// This node does not lead the shard and may not forward; `leader` metadata names the leader where known.
+    NotLeader = "NOT_LEADER", Unavailable, RetryElsewhere;
+    /// The node is stopping.
+    ShuttingDown = "SHUTTING_DOWN", Unavailable, RetryElsewhere;
+    /// The node has not joined a cluster yet.
+    NotReady = "NOT_READY", Unavailable, Retry;
+    /// The request may or may not have taken effect.
+    OutcomeUnknown = "OUTCOME_UNKNOWN", Unavailable, OutcomeUnknown;
+    /// The deadline passed before the request was evaluated; nothing happened.
+    DeadlineExceeded = "DEADLINE_EXCEEDED", DeadlineExceeded, Retry;
+    /// A node with that id and another address is in the cluster already, or the node belongs to another cluster.
+    NodeConflict = "NODE_CONFLICT", AlreadyExists, FixRequest;
+    /// The node's own fault: storage or a broken invariant.
+    Internal = "INTERNAL", Internal, Report;
+}
