@@ -1,1 +1,43 @@
-fn main(){}
+//! `cirrus`, the one binary: starts nodes, and asks them.
+//!
+//! Owns the command line ([`arguments`]), what it prints ([`output`], [`failure`]) and one module for each
+//! command ([`commands`]). A node is `cirrus_server::run`; every other command is a client of nodes, local
+//! or far.
+//!
+//! Invariants:
+//! - Standard output has the answer and nothing else; errors go to standard error, with a non-zero exit.
+//! - With `-o json`, both are JSON. Bytes that are not UTF-8 appear as base64 under a name that says so.
+//! - `get` and `proc call` print the bare value, so that a shell can use it.
+
+mod arguments;
+mod commands;
+mod failure;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::{Cli, Command};
+use crate::failure::CommandError;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let format = cli.global.output;
+    match runtime(&cli.command).and_then(|runtime| runtime.block_on(commands::run(cli))) {
+        Ok(code) => code,
+        Err(error) => error.report(format),
+    }
+}
+
+/// Nodes and load use every core; asking a node needs one thread only, and starts sooner so.
+fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, CommandError> {
+    let mut builder = match command {
+        Command::Serve(_) | Command::Bench(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    Ok(builder.enable_all().build()?)
+}

@@ -1,1 +1,30 @@
+//! The node as a member of a cluster: the catalog, routing to leaders, placement, and what shards evaluate.
+//!
+//! Owns: how a node creates or joins a cluster (`bootstrap`), the catalog in shard 0 (`catalog`), where a
+//! request finds its shard's leader (`node`, `forward`), reads (`query`), which nodes hold and lead a shard
+//! (`placement`), procedure libraries (`libraries`), and the evaluator that every shard's executor runs
+//! (`evaluator`). It knows nothing of gRPC handlers.
+//!
+//! Invariants:
+//! - A request is tried again only where its failure says that nothing happened.
+//! - After an upload is acknowledged, no call through any node runs an older version (`libraries`).
+//! - A data directory belongs to one node of one cluster for good.
+//!
+//! Next stop on a request's path: `cirrus-replication`, whose executor calls back into `evaluator`.
 
+mod bootstrap;
+pub mod catalog;
+mod catalog_view;
+mod evaluator;
+mod forward;
+mod identity;
+mod libraries;
+mod node;
+mod placement;
+mod query;
+mod status;
+mod sweep;
+
+pub use cirrus_replication::Timing;
+pub use evaluator::CATALOG_SHARD;
+pub use node::{ClusterNode, NodeConfig, Routed};

@@ -1,1 +1,46 @@
+//! Lua procedures: uploaded libraries that run on a shard's leader, next to its keys.
+//!
+//! Owns the Luau virtual machines, the limits on what runs in them, and the functions that scripts
+//! find there: the modern API (`kv.get`, `kv.put`, …; see `api/kv.rs`) and Tokyo Tyrant's (`_get`, `_put`,
+//! …; see `api/tyrant.rs`), with which LightCloud's scripts run unchanged.
+//!
+//! An upload passes [`inspect`]: the source compiles, loads within a call's limits and exports something.
+//! A call passes [`Runtime::call`]:
+//!
+//! ```text
+//! source ─compile─► bytecode ─load─► main function            kept, by library name and version
+//!   new environment ─► run main: defines the functions         each call
+//!   the named function (key, args…) ─► kv.*, _get, … ─► Transaction
+//!   result ─► bytes
+//! ```
+//!
+//! Invariants:
+//! - A call sees nothing of the calls before it but what they stored: its variables are its own, and what
+//!   all calls share is read-only.
+//! - A call ends: soon after its CPU time is used up, the next interrupt raises, and every one after it,
+//!   until no `pcall` is left. Its memory, its result and its writes are bounded, too.
+//! - A call writes through its `Transaction` only. When it fails, the caller discards the transaction,
+//!   and no effect is left.
+//! - A script can name the keys of its own shard only ([`KeyScope`]).
+//!
+//! A call may use time and randomness, unlike in systems that run scripts on every replica: only the
+//! leader evaluates it, and the log carries its effects.
+//!
+//! What the interrupt does not bound: it comes at calls, returns, loop turns and steps of a pattern. A run of
+//! other instructions between two of these delays it, and is at most as long as the library's source. A
+//! source full of nothing but `t = a .. b` on megabyte strings so overran its 100 ms by seconds, once per
+//! call, before it was killed. Memory stays bounded; who may upload libraries should be trusted that far.
+//!
+//! Next stop on a request's path: the executor offers the transaction's effects to Raft
+//! (`cirrus-replication`).
 
+mod api;
+mod budget;
+mod library;
+mod machine;
+mod runtime;
+mod text;
+mod trouble;
+
+pub use library::{LibrarySource, check_library_name, inspect};
+pub use runtime::{CallOutcome, KeyScope, Runtime};

@@ -1,1 +1,50 @@
+//! Raft for every shard of a node: everything that names openraft, and the shard executor.
+//!
+//! Owns: the groups ([`Replication`], [`Shard`]), the links between nodes over which they speak, the
+//! executor that turns commands into proposals, and apply. It knows neither Lua nor SQL nor the public
+//! API: an [`Evaluator`] runs commands, over the engine's `Transaction`.
+//!
+//! A write's way through this crate:
+//!
+//! ```text
+//! Shard::execute ─► mailbox ─► executor: evaluate, propose ─► openraft: append + fsync here (log),
+//!   replicate (network, link ─► serve on the peers) ─► committed ─► state_machine: apply ─► reply
+//! ```
+//!
+//! Invariants:
+//! - A reply leaves only after its proposal was fsynced by a quorum and applied here.
+//! - Followers never evaluate. What they apply is decided by the log and the state alone.
+//! - A proposal takes effect only in the term in which it was evaluated, and only if all that it was
+//!   evaluated on took effect.
+//! - Nothing that openraft defines reaches the wire or a disk: `convert` stands between.
+//!
+//! Next stop on a request's path: `cirrus-engine`, which evaluates; then `cirrus-storage`.
 
+mod convert;
+mod executor;
+mod link;
+mod links;
+mod log;
+mod mailbox;
+mod membership;
+mod network;
+mod read_index;
+mod replication;
+mod serve;
+mod shard;
+mod snapshot;
+mod snapshot_transfer;
+mod state_machine;
+mod state_view;
+mod timing;
+mod types;
+
+pub use convert::{Malformed, Node};
+pub use executor::{Evaluated, Evaluator};
+pub use link::MESSAGE_BYTES_MAX;
+pub use mailbox::{CommandResult, Executed};
+pub use replication::{LinkAnswers, MakeEvaluator, Replication, ReplicationConfig};
+pub use shard::{LeaderView, Shard, ShardReport, Submitted};
+pub use snapshot::SnapshotDirectory;
+pub use state_view::StateView;
+pub use timing::Timing;

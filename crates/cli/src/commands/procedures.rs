@@ -1,0 +1,114 @@
+//! `cirrus proc`
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use cirrus_client::v1::Library;
+use cirrus_client::{ClientError, Failure, Reason};
+use serde_json::{Map, Value, json};
+
+use super::Outcome;
+use crate::arguments::{Format, Global, ProcedureCommand};
+use crate::failure::CommandError;
+use crate::output::{self, argument_bytes, insert_bytes};
+
+pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
+    match command {
+        ProcedureCommand::Upload { file } => upload(global, &file).await,
+        ProcedureCommand::List => list(global).await,
+        ProcedureCommand::Show { library } => show(global, library).await,
+        ProcedureCommand::Delete { library } => delete(global, library).await,
+        ProcedureCommand::Call { procedure, key, args } => call(global, procedure, key, args).await,
+    }
+}
+
+async fn upload(global: &Global, file: &Path) -> Outcome {
+    let name = file
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .ok_or_else(|| CommandError::local(format!("{}: a library is named by its file", file.display())))?;
+    let source = std::fs::read(file).map_err(|error| CommandError::local(format!("{}: {error}", file.display())))?;
+    let library = global.client().await?.upload_library(name, source).await?;
+    match global.output {
+        Format::Table => {
+            let functions = library.functions.join(", ");
+            output::line(format!("{} version {}: {functions}", library.name, library.version))?;
+        }
+        Format::Json => output::json(&Value::from(object(&library)))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(global: &Global) -> Outcome {
+    let libraries = global.client().await?.list_libraries().await?;
+    match global.output {
+        Format::Json => {
+            let objects: Vec<_> = libraries.iter().map(|library| Value::from(object(library))).collect();
+            output::json(&json!({ "libraries": objects }))?;
+        }
+        Format::Table => {
+            let mut table = output::table(["LIBRARY", "VERSION", "BYTES", "FUNCTIONS"]);
+            for library in libraries {
+                let Library { name, version, functions, source_bytes, .. } = library;
+                table.add_row([name, version.to_string(), source_bytes.to_string(), functions.join(" ")]);
+            }
+            output::print_table(&table)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(global: &Global, name: String) -> Outcome {
+    let answer = global.client().await?.get_library(name).await?;
+    match global.output {
+        Format::Table => output::bytes(&answer.source, !answer.source.ends_with(b"\n"))?,
+        Format::Json => {
+            let mut object = object(&answer.library.unwrap_or_default());
+            insert_bytes(&mut object, "source", &answer.source);
+            output::json(&Value::from(object))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn delete(global: &Global, name: String) -> Outcome {
+    let deleted = global.client().await?.delete_library(&name).await?;
+    match global.output {
+        Format::Json => output::json(&json!({ "deleted": deleted }))?,
+        Format::Table if deleted => output::line(format!("deleted {name}"))?,
+        Format::Table => {
+            let failure = Failure::new(Reason::LibraryNotFound, format!("there is no library {name}"));
+            return Err(ClientError::from(failure).into());
+        }
+    }
+    Ok(if deleted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn call(global: &Global, procedure: String, key: OsString, args: Vec<OsString>) -> Outcome {
+    let args = args.into_iter().map(argument_bytes).collect();
+    let answer = global.client().await?.call(procedure, argument_bytes(key), args).await?;
+    match global.output {
+        Format::Table => output::bytes(&answer.result, true)?,
+        Format::Json => {
+            let mut object = Map::new();
+            insert_bytes(&mut object, "result", &answer.result);
+            object.insert("library_version".to_owned(), Value::from(answer.library_version));
+            object.insert("cpu_us".to_owned(), Value::from(answer.cpu_us));
+            output::json(&Value::from(object))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn object(library: &Library) -> Map<String, Value> {
+    let fields = [
+        ("name", Value::from(library.name.as_str())),
+        ("version", Value::from(library.version)),
+        ("sha256", Value::from(library.sha256.as_str())),
+        ("functions", Value::from(library.functions.clone())),
+        ("uploaded_at_ms", Value::from(library.uploaded_at_ms)),
+        ("source_bytes", Value::from(library.source_bytes)),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}

@@ -1,0 +1,116 @@
+//! What goes to standard output: bare bytes, tables, JSON.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStringExt as _;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::{Map, Value};
+
+/// Longest text of a cell that may hold anything, characters.
+const CELL_CHARACTERS: usize = 64;
+
+/// An argument's bytes, as the shell gave them.
+pub(crate) fn argument_bytes(argument: OsString) -> Bytes {
+    argument.into_vec().into()
+}
+
+/// A line of text.
+pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
+    bytes(text.as_ref().as_bytes(), true)
+}
+
+/// Bytes as they are.
+pub(crate) fn bytes(bytes: &[u8], newline: bool) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    if newline {
+        stdout.write_all(b"\n")?;
+    }
+    stdout.flush()
+}
+
+/// One JSON value.
+pub(crate) fn json(value: &Value) -> io::Result<()> {
+    line(value.to_string())
+}
+
+/// An empty table, in columns without lines, so that `awk` and `cut` can read it too.
+pub(crate) fn table(header: impl IntoIterator<Item = &'static str>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let header: Vec<_> = header.into_iter().collect();
+    if !header.is_empty() {
+        table.set_header(header);
+    }
+    table
+}
+
+/// Prints a table, without the blanks that fill its last column.
+pub(crate) fn print_table(table: &Table) -> io::Result<()> {
+    line(table_text(table))
+}
+
+fn table_text(table: &Table) -> String {
+    let lines: Vec<String> =
+        table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// Bytes in an object: text under `name` where they are UTF-8, else base64 under `name_base64`.
+pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_owned(), Value::from(text)),
+        Err(_) => object.insert(format!("{name}_base64"), Value::from(BASE64_STANDARD.encode(bytes))),
+    };
+}
+
+/// Bytes for a cell: on one line, and not too long.
+pub(crate) fn cell(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    match std::str::from_utf8(bytes) {
+        Ok(valid) => {
+            for letter in valid.chars() {
+                if letter.is_control() { text.extend(letter.escape_default()) } else { text.push(letter) }
+            }
+        }
+        Err(_) => text.extend(bytes.escape_ascii().map(char::from)),
+    }
+    match text.char_indices().nth(CELL_CHARACTERS) {
+        None => text,
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], bytes.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_in_json_are_text_where_they_are_text() {
+        let mut object = Map::new();
+        insert_bytes(&mut object, "key", "grüß".as_bytes());
+        insert_bytes(&mut object, "value", &[0xff, 0x00]);
+        assert_eq!(Value::from(object).to_string(), r#"{"key":"grüß","value_base64":"/wA="}"#);
+    }
+
+    #[test]
+    fn cells_stay_on_one_line_and_short() {
+        assert_eq!(cell(b"plain"), "plain");
+        assert_eq!(cell(b"two\nlines"), "two\\nlines");
+        assert_eq!(cell(&[0xff, b'a']), "\\xffa");
+        let long = cell(&[b'x'; 1000]);
+        assert!(long.starts_with("xxxx") && long.ends_with("x… (1000 bytes)"), "{long}");
+        assert!(long.chars().count() < 90);
+    }
+
+    #[test]
+    fn tables_have_columns_and_no_trailing_blanks() {
+        let mut table = table(["NODE", "ADDRESS"]);
+        table.add_row(["1", "127.0.0.1:7101"]);
+        assert_eq!(table_text(&table), "NODE  ADDRESS\n1     127.0.0.1:7101");
+    }
+}

@@ -1,0 +1,103 @@
+//! What the client must know of each unary request: its method, its shard, and whether it changes anything.
+
+use bytes::Bytes;
+use cirrus_proto::v1::{
+    BatchRequest, BatchResponse, CallRequest, CallResponse, DeleteLibraryRequest, DeleteLibraryResponse, DeleteRequest,
+    DeleteResponse, GetLibraryRequest, GetLibraryResponse, GetRequest, GetResponse, IncrementRequest,
+    IncrementResponse, ListLibrariesRequest, ListLibrariesResponse, PutRequest, PutResponse, RequestId, StatusRequest,
+    StatusResponse, TransactRequest, TransactResponse, UploadLibraryRequest, UploadLibraryResponse,
+};
+use cirrus_proto::v1::{transact_operation, write_operation};
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    /// To the leader of the key's shard.
+    Key(&'a [u8]),
+    /// To the leader of the catalog shard.
+    Catalog,
+    /// To any node.
+    Any,
+}
+
+/// A request with one answer.
+pub(crate) trait UnaryRequest: prost::Message + Clone + 'static {
+    type Response: prost::Message + Default + 'static;
+    /// The gRPC method.
+    const PATH: &'static str;
+    fn route(&self) -> Route<'_>;
+    /// The place of the request id. `None` for reads.
+    fn request_id(&mut self) -> Option<&mut Option<RequestId>>;
+}
+
+macro_rules! unary {
+    (read $request:ty => $response:ty, $path:literal, $route:expr) => {
+        impl UnaryRequest for $request {
+            type Response = $response;
+            const PATH: &'static str = $path;
+            fn route(&self) -> Route<'_> {
+                let route: fn(&$request) -> Route<'_> = $route;
+                route(self)
+            }
+            fn request_id(&mut self) -> Option<&mut Option<RequestId>> {
+                None
+            }
+        }
+    };
+    (write $request:ty => $response:ty, $path:literal, $route:expr) => {
+        impl UnaryRequest for $request {
+            type Response = $response;
+            const PATH: &'static str = $path;
+            fn route(&self) -> Route<'_> {
+                let route: fn(&$request) -> Route<'_> = $route;
+                route(self)
+            }
+            fn request_id(&mut self) -> Option<&mut Option<RequestId>> {
+                Some(&mut self.request_id)
+            }
+        }
+    };
+}
+
+unary!(read GetRequest => GetResponse, "/cirrus.v1.KeyValue/Get", |request| Route::Key(&request.key));
+unary!(write PutRequest => PutResponse, "/cirrus.v1.KeyValue/Put", |request| Route::Key(&request.key));
+unary!(write DeleteRequest => DeleteResponse, "/cirrus.v1.KeyValue/Delete", |request| Route::Key(&request.key));
+unary!(write IncrementRequest => IncrementResponse, "/cirrus.v1.KeyValue/Increment", |request| Route::Key(&request.key));
+unary!(write BatchRequest => BatchResponse, "/cirrus.v1.KeyValue/Batch", |request| first_key(batch_key(request)));
+unary!(write TransactRequest => TransactResponse, "/cirrus.v1.KeyValue/Transact", |request| {
+    first_key(transact_key(request))
+});
+unary!(write CallRequest => CallResponse, "/cirrus.v1.Procedures/Call", |request| Route::Key(&request.key));
+unary!(write UploadLibraryRequest => UploadLibraryResponse, "/cirrus.v1.Procedures/UploadLibrary", |_| Route::Catalog);
+unary!(write DeleteLibraryRequest => DeleteLibraryResponse, "/cirrus.v1.Procedures/DeleteLibrary", |_| Route::Catalog);
+unary!(read ListLibrariesRequest => ListLibrariesResponse, "/cirrus.v1.Procedures/ListLibraries", |_| Route::Catalog);
+unary!(read GetLibraryRequest => GetLibraryResponse, "/cirrus.v1.Procedures/GetLibrary", |_| Route::Catalog);
+unary!(read StatusRequest => StatusResponse, "/cirrus.v1.Cluster/Status", |_| Route::Any);
+
+/// All keys of one request share a shard, or the node refuses it; so the first one routes it.
+fn first_key(key: Option<&Bytes>) -> Route<'_> {
+    key.map_or(Route::Any, |key| Route::Key(key))
+}
+
+fn batch_key(request: &BatchRequest) -> Option<&Bytes> {
+    use write_operation::Operation;
+    request.operations.first()?.operation.as_ref().map(|operation| match operation {
+        Operation::Put(put) => &put.key,
+        Operation::Delete(delete) => &delete.key,
+        Operation::Increment(increment) => &increment.key,
+    })
+}
+
+fn transact_key(request: &TransactRequest) -> Option<&Bytes> {
+    use transact_operation::Operation;
+    if let Some(compare) = request.compare.first() {
+        return Some(&compare.key);
+    }
+    let first = request.success.first().or(request.failure.first())?;
+    first.operation.as_ref().map(|operation| match operation {
+        Operation::Get(get) => &get.key,
+        Operation::Put(put) => &put.key,
+        Operation::Delete(delete) => &delete.key,
+        Operation::Increment(increment) => &increment.key,
+    })
+}

@@ -1,0 +1,148 @@
+//! What a shard's executor runs: key-value commands, procedure calls, and on shard 0 the catalog's commands,
+//! all under request ids.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cirrus_engine::sessions::{self, Admission};
+use cirrus_engine::{Transaction, evaluate};
+use cirrus_procedures::{KeyScope, LibrarySource, Runtime};
+use cirrus_proto::internal::v1::command::Kind;
+use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
+use cirrus_proto::limits::Limits;
+use cirrus_proto::routing::{routing_key, shard_of_key};
+use cirrus_proto::v1::{CallRequest, CallResponse};
+use cirrus_proto::{Failure, Reason};
+use cirrus_replication::{Evaluated, Evaluator};
+use cirrus_storage::ShardState;
+
+use crate::catalog;
+use crate::catalog_view::CatalogHandle;
+use crate::query::library_not_found;
+
+/// The catalog's shard.
+pub const CATALOG_SHARD: u32 = 0;
+
+/// How long a call waits for this node's catalog to catch up. The shard evaluates nothing meanwhile.
+const CATALOG_WAIT: Duration = Duration::from_millis(500);
+
+/// One shard's evaluator. It owns the shard's Luau VMs.
+pub(crate) struct ShardEvaluator {
+    shard_id: u32,
+    runtime: Runtime,
+    catalog: Arc<CatalogHandle>,
+}
+
+impl ShardEvaluator {
+    pub(crate) fn new(shard_id: u32, limits: Limits, catalog: Arc<CatalogHandle>) -> Self {
+        ShardEvaluator { shard_id, runtime: Runtime::new(limits), catalog }
+    }
+
+    fn run(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
+        let kind = match (&command.kind, self.shard_id) {
+            (Some(Kind::Call(request)), shard) if shard != CATALOG_SHARD => return self.call(request, transaction),
+            (Some(Kind::RequireCatalog(request)), _) => {
+                transaction.require_catalog(request.catalog_index);
+                reply::Kind::Done(pb::Done {})
+            }
+            (Some(Kind::CreateCluster(request)), CATALOG_SHARD) => catalog::create_cluster(request, transaction)?,
+            (Some(Kind::RegisterNode(request)), CATALOG_SHARD) => catalog::register_node(request, transaction)?,
+            (Some(Kind::UploadLibrary(request)), CATALOG_SHARD) => catalog::upload_library(request, transaction)?,
+            (Some(Kind::DeleteLibrary(request)), CATALOG_SHARD) => catalog::delete_library(request, transaction)?,
+            _ => return Ok(Evaluated { reply: evaluate(command, transaction)?, procedure: None }),
+        };
+        Ok(Evaluated { reply: Reply { kind: Some(kind) }, procedure: None })
+    }
+
+    fn call(&mut self, request: &CallRequest, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
+        let (library_name, function) = split_procedure(&request.procedure)?;
+        let (state, shard_count) = self.catalog.at_least(transaction.head().catalog_index, CATALOG_WAIT)?;
+        let library = self.library(&state, library_name)?;
+        let scope = ShardScope { shard_id: self.shard_id, shard_count };
+        let outcome = self.runtime.call(&library, function, &request.key, &request.args, transaction, &scope)?;
+        let response = CallResponse {
+            result: outcome.result,
+            library_version: library.version,
+            cpu_us: outcome.cpu.as_micros() as u64,
+        };
+        Ok(Evaluated {
+            reply: Reply { kind: Some(reply::Kind::Call(response)) },
+            procedure: Some((request.procedure.clone(), library.version)),
+        })
+    }
+
+    fn library(&self, state: &ShardState, name: &str) -> Result<LibrarySource, Failure> {
+        let view = cirrus_replication::StateView(state);
+        let stored = catalog::library(&view, name)?.ok_or_else(|| library_not_found(name))?;
+        let library = stored.library.ok_or_else(|| Failure::internal("the catalog has a library without a header"))?;
+        Ok(LibrarySource { name: library.name, version: library.version, source: stored.source })
+    }
+}
+
+impl Evaluator for ShardEvaluator {
+    fn evaluate(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
+        if let Admission::Repeat(reply) = sessions::admit(transaction, command)? {
+            return Ok(Evaluated { reply, procedure: None });
+        }
+        let before = transaction.savepoint();
+        let evaluated = match self.run(command, transaction) {
+            Ok(evaluated) => evaluated,
+            // What a procedure answered, an error as well, is the answer to its request id.
+            Err(failure) if is_procedures_answer(&failure) && sessions::request_id(command).is_some() => {
+                transaction.rollback_to(before);
+                Evaluated { reply: failure_reply(failure), procedure: None }
+            }
+            Err(failure) => return Err(failure),
+        };
+        sessions::remember(transaction, command, &evaluated.reply)?;
+        Ok(evaluated)
+    }
+}
+
+fn is_procedures_answer(failure: &Failure) -> bool {
+    matches!(failure.reason, Reason::ProcedureFailed | Reason::ProcedureReturnedNothing)
+}
+
+fn failure_reply(failure: Failure) -> Reply {
+    Reply {
+        kind: Some(reply::Kind::Failure(pb::CommandFailure {
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.message,
+            metadata: failure.metadata.into_iter().collect(),
+        })),
+    }
+}
+
+/// "library.function".
+fn split_procedure(procedure: &str) -> Result<(&str, &str), Failure> {
+    match procedure.split_once('.') {
+        Some((library, function)) if !library.is_empty() && !function.is_empty() => Ok((library, function)),
+        _ => Err(Failure::invalid_field("procedure", format!("must be \"library.function\", not {procedure:?}"))),
+    }
+}
+
+/// A call may touch keys of its own shard only.
+struct ShardScope {
+    shard_id: u32,
+    shard_count: u32,
+}
+
+impl KeyScope for ShardScope {
+    fn check(&self, key: &[u8]) -> Result<(), Failure> {
+        let shard = shard_of_key(key, self.shard_count);
+        if shard == self.shard_id {
+            return Ok(());
+        }
+        let (key, tag) = (String::from_utf8_lossy(key), String::from_utf8_lossy(routing_key(key)));
+        Err(Failure::new(
+            Reason::CrossShard,
+            format!(
+                "key {key:?} is in shard {shard} (by {tag:?}), the call runs in shard {}; give keys that belong \
+                 together one {{tag}}",
+                self.shard_id
+            ),
+        )
+        .with("key", key)
+        .with("shard", shard))
+    }
+}

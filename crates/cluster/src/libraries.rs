@@ -1,0 +1,96 @@
+//! Procedure libraries: stored in the catalog, and seen by every call once acknowledged.
+//!
+//! An upload commits in the catalog at some log index. Before it is acknowledged, every data shard commits
+//! "calls need the catalog up to that index" in its own log. A shard's leader, this one or a later one, has
+//! applied that before it evaluates a call, and waits for its node's catalog to catch up. So no call through
+//! any node runs an older version after the acknowledgement, and calls pay no extra round for it.
+
+use std::time::Instant;
+
+use cirrus_proto::internal::v1::command::Kind;
+use cirrus_proto::internal::v1::{Command, Query, RequireCatalog, query, query_result, reply};
+use cirrus_proto::v1::{
+    DeleteLibraryRequest, DeleteLibraryResponse, GetLibraryRequest, GetLibraryResponse, ListLibrariesRequest,
+    ListLibrariesResponse, ReadConsistency, UploadLibraryRequest, UploadLibraryResponse,
+};
+use cirrus_proto::{Failure, Reason};
+
+use crate::evaluator::CATALOG_SHARD;
+use crate::node::ClusterNode;
+
+impl ClusterNode {
+    /// Stores a library as the next version of its name.
+    ///
+    /// # Errors
+    /// LIBRARY_INVALID, LIBRARY_TOO_LARGE, and those of [`ClusterNode::command`].
+    pub async fn upload_library(
+        &self,
+        request: UploadLibraryRequest,
+        deadline: Instant,
+    ) -> Result<UploadLibraryResponse, Failure> {
+        match self.change_catalog(Kind::UploadLibrary(request), deadline).await? {
+            Some(reply::Kind::UploadLibrary(response)) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Removes a library.
+    ///
+    /// # Errors
+    /// Those of [`ClusterNode::command`].
+    pub async fn delete_library(
+        &self,
+        request: DeleteLibraryRequest,
+        deadline: Instant,
+    ) -> Result<DeleteLibraryResponse, Failure> {
+        match self.change_catalog(Kind::DeleteLibrary(request), deadline).await? {
+            Some(reply::Kind::DeleteLibrary(response)) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Every library.
+    ///
+    /// # Errors
+    /// Those of [`ClusterNode::query`].
+    pub async fn list_libraries(&self, deadline: Instant) -> Result<ListLibrariesResponse, Failure> {
+        match self.ask_catalog(query::Kind::ListLibraries(ListLibrariesRequest {}), deadline).await? {
+            Some(query_result::Kind::ListLibraries(response)) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// One library with its source.
+    ///
+    /// # Errors
+    /// LIBRARY_NOT_FOUND, and those of [`ClusterNode::query`].
+    pub async fn get_library(&self, name: String, deadline: Instant) -> Result<GetLibraryResponse, Failure> {
+        match self.ask_catalog(query::Kind::GetLibrary(GetLibraryRequest { name }), deadline).await? {
+            Some(query_result::Kind::GetLibrary(response)) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn ask_catalog(&self, kind: query::Kind, deadline: Instant) -> Result<Option<query_result::Kind>, Failure> {
+        let query = Query { kind: Some(kind), consistency: ReadConsistency::Linearizable.into() };
+        Ok(self.query(CATALOG_SHARD, query, deadline, true).await?.value.kind)
+    }
+
+    async fn change_catalog(&self, kind: Kind, deadline: Instant) -> Result<Option<reply::Kind>, Failure> {
+        let command = Command { kind: Some(kind) };
+        let executed = self.command_with_index(CATALOG_SHARD, command, deadline, true).await?.value;
+        let required = Kind::RequireCatalog(RequireCatalog { catalog_index: executed.applied_index });
+        let command = Command { kind: Some(required) };
+        let shards = self.shard_ids()?;
+        let told = shards.into_iter().map(|shard_id| self.command(shard_id, command.clone(), deadline, true));
+        futures::future::try_join_all(told).await.map_err(|failure| {
+            let text = format!("the catalog has the change, but not every shard was told of it: {failure}");
+            Failure { reason: Reason::OutcomeUnknown, message: text, ..failure }
+        })?;
+        Ok(executed.reply.kind)
+    }
+}
+
+fn unexpected(answer: impl std::fmt::Debug) -> Failure {
+    Failure::internal(format!("the catalog answered with {answer:?}"))
+}

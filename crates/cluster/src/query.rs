@@ -1,0 +1,58 @@
+//! Reads of one shard, served from its replica here.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use cirrus_engine::{ShardHead, View, get, shard_scan};
+use cirrus_proto::internal::v1::query::Kind;
+use cirrus_proto::internal::v1::{Query, QueryResult, query_result};
+use cirrus_proto::limits::Limits;
+use cirrus_proto::v1::{GetLibraryResponse, ListLibrariesResponse, ReadConsistency};
+use cirrus_proto::{Failure, Reason};
+use cirrus_replication::Shard;
+
+use crate::catalog;
+use crate::evaluator::CATALOG_SHARD;
+
+/// Waits for what the consistency asks for, then reads one moment of the state.
+pub(crate) async fn run_query(
+    shard: &Shard,
+    query: &Query,
+    limits: &Limits,
+    deadline: Instant,
+) -> Result<QueryResult, Failure> {
+    match query.consistency() {
+        ReadConsistency::Unspecified | ReadConsistency::Linearizable => shard.read_barrier(deadline).await?,
+        ReadConsistency::Lease => shard.lease_barrier(deadline).await?,
+        ReadConsistency::Stale => {}
+    }
+    read(shard, query, limits)
+}
+
+fn read(shard: &Shard, query: &Query, limits: &Limits) -> Result<QueryResult, Failure> {
+    let view = shard.view();
+    let kind = match &query.kind {
+        Some(Kind::Get(request)) => query_result::Kind::Get(get(&view, now_ms(&view)?, request, limits)?),
+        Some(Kind::Scan(request)) => query_result::Kind::Scan(shard_scan(&view, now_ms(&view)?, request, limits)?),
+        Some(Kind::ListLibraries(_)) if shard.id() == CATALOG_SHARD => {
+            query_result::Kind::ListLibraries(ListLibrariesResponse { libraries: catalog::libraries(&view)? })
+        }
+        Some(Kind::GetLibrary(request)) if shard.id() == CATALOG_SHARD => {
+            let stored = catalog::library(&view, &request.name)?.ok_or_else(|| library_not_found(&request.name))?;
+            query_result::Kind::GetLibrary(GetLibraryResponse { library: stored.library, source: stored.source })
+        }
+        _ => return Err(Failure::internal(format!("shard {} does not answer this query", shard.id()))),
+    };
+    Ok(QueryResult { kind: Some(kind) })
+}
+
+/// There is no such library.
+pub(crate) fn library_not_found(name: &str) -> Failure {
+    Failure::new(Reason::LibraryNotFound, format!("there is no library named {name:?}")).with("library", name)
+}
+
+/// The shard's time: this node's clock, but never behind what the shard has already seen, so that what
+/// expired under one leader does not come back under another.
+fn now_ms(view: &dyn View) -> Result<u64, Failure> {
+    let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64);
+    Ok(wall_ms.max(ShardHead::load(view)?.clock_ms))
+}

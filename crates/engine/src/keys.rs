@@ -1,0 +1,59 @@
+//! Which keys a command touches, for whoever routes it.
+
+use bytes::Bytes;
+use cirrus_proto::internal::v1::Command;
+use cirrus_proto::internal::v1::command::Kind;
+use cirrus_proto::routing;
+use cirrus_proto::v1::transact_operation::Operation;
+use cirrus_proto::v1::{TransactOperation, WriteOperation, write_operation};
+
+/// Every key that the command names, in its order. All must lie in one shard; that is the router's to
+/// check, since shards are not known here. A call names its routing key only: what its procedure touches
+/// is checked as it runs. Commands of the catalog or of the shard itself name none.
+pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
+    let (key, batch, transact) = match &command.kind {
+        Some(Kind::Put(put)) => (Some(&put.key), None, None),
+        Some(Kind::Delete(delete)) => (Some(&delete.key), None, None),
+        Some(Kind::Increment(increment)) => (Some(&increment.key), None, None),
+        Some(Kind::Call(call)) => (Some(&call.key), None, None),
+        Some(Kind::Batch(batch)) => (None, Some(batch), None),
+        Some(Kind::Transact(transact)) => (None, None, Some(transact)),
+        Some(
+            Kind::UploadLibrary(_)
+            | Kind::DeleteLibrary(_)
+            | Kind::RegisterNode(_)
+            | Kind::CreateCluster(_)
+            | Kind::RequireCatalog(_)
+            | Kind::SweepExpired(_),
+        )
+        | None => (None, None, None),
+    };
+    let batch = batch.into_iter().flat_map(|batch| &batch.operations).filter_map(write_key);
+    let transact = transact.into_iter().flat_map(|transact| {
+        let operations = transact.success.iter().chain(&transact.failure).filter_map(transact_key);
+        transact.compare.iter().map(|compare| &compare.key).chain(operations)
+    });
+    key.into_iter().chain(batch).chain(transact)
+}
+
+/// The part of the command's first key that picks its shard; `None` for a command without keys.
+pub fn routing_key(command: &Command) -> Option<&[u8]> {
+    keys(command).next().map(|key| routing::routing_key(key))
+}
+
+fn write_key(operation: &WriteOperation) -> Option<&Bytes> {
+    Some(match operation.operation.as_ref()? {
+        write_operation::Operation::Put(put) => &put.key,
+        write_operation::Operation::Delete(delete) => &delete.key,
+        write_operation::Operation::Increment(increment) => &increment.key,
+    })
+}
+
+fn transact_key(operation: &TransactOperation) -> Option<&Bytes> {
+    Some(match operation.operation.as_ref()? {
+        Operation::Get(get) => &get.key,
+        Operation::Put(put) => &put.key,
+        Operation::Delete(delete) => &delete.key,
+        Operation::Increment(increment) => &increment.key,
+    })
+}

@@ -1,0 +1,214 @@
+//! What can be refused without looking at any state, before a command takes a place in the mailbox.
+
+use bytes::Bytes;
+use cirrus_proto::internal::v1::Command;
+use cirrus_proto::internal::v1::command::Kind;
+use cirrus_proto::limits::Limits;
+use cirrus_proto::v1::compare::{Operator, Target};
+use cirrus_proto::v1::{
+    BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, PutRequest, RequestId, TransactOperation,
+    TransactRequest, WriteCondition, WriteOperation, transact_operation, write_condition, write_operation,
+};
+use cirrus_proto::{Failure, Reason};
+
+use crate::batch::at_operation;
+use crate::bounds::{check_key, check_value, check_write_set};
+use crate::sessions;
+
+/// Checks everything about a command that needs no state: fields that are missing or contradict each
+/// other, sizes, counts. Failures name the field, the limit and the actual size. Whether all
+/// [`keys`](crate::keys) lie in one shard is the router's to check.
+pub fn validate(command: &Command, limits: &Limits) -> Result<(), Failure> {
+    if let Some(id) = sessions::request_id(command) {
+        sessions::check_request_id(id)?;
+    }
+    match &command.kind {
+        Some(Kind::Put(request)) => put(request, limits),
+        Some(Kind::Delete(request)) => delete(request, limits),
+        Some(Kind::Increment(request)) => increment(request, limits),
+        Some(Kind::Batch(request)) => batch(request, limits),
+        Some(Kind::Transact(request)) => transact(request, limits),
+        Some(Kind::Call(request)) => call(request, limits),
+        Some(Kind::UploadLibrary(request)) => {
+            library_name(&request.name)?;
+            let (actual, limit) = (request.source.len(), limits.library_bytes);
+            if actual > limit {
+                return Err(Failure::too_large(Reason::LibraryTooLarge, "source", actual, limit));
+            }
+            Ok(())
+        }
+        Some(Kind::DeleteLibrary(request)) => library_name(&request.name),
+        Some(Kind::SweepExpired(request)) if request.limit == 0 => {
+            Err(Failure::invalid_field("limit", "must be at least 1"))
+        }
+        Some(Kind::SweepExpired(_) | Kind::RegisterNode(_) | Kind::CreateCluster(_) | Kind::RequireCatalog(_)) => {
+            Ok(())
+        }
+        None => Err(Failure::invalid_field("kind", "no command is set")),
+    }
+}
+
+fn put(request: &PutRequest, limits: &Limits) -> Result<(), Failure> {
+    check_key(&request.key, limits)?;
+    check_value(&request.value, limits)?;
+    condition(request.condition.as_ref())
+}
+
+fn delete(request: &DeleteRequest, limits: &Limits) -> Result<(), Failure> {
+    check_key(&request.key, limits)?;
+    if let Some(write_condition::Kind::IfAbsent(_)) = request.condition.as_ref().and_then(|condition| condition.kind) {
+        return Err(Failure::invalid_field("condition.if_absent", "a delete of an absent key does nothing"));
+    }
+    condition(request.condition.as_ref())
+}
+
+fn increment(request: &IncrementRequest, limits: &Limits) -> Result<(), Failure> {
+    check_key(&request.key, limits)
+}
+
+/// A flag that is set to false says neither "only if" nor "only if not"; guessing would be a silent wrong write.
+fn condition(condition: Option<&WriteCondition>) -> Result<(), Failure> {
+    match condition.and_then(|condition| condition.kind) {
+        Some(write_condition::Kind::IfAbsent(false)) => {
+            Err(Failure::invalid_field("condition.if_absent", "must be true where it is set"))
+        }
+        Some(write_condition::Kind::IfPresent(false)) => {
+            Err(Failure::invalid_field("condition.if_present", "must be true where it is set"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn batch(request: &BatchRequest, limits: &Limits) -> Result<(), Failure> {
+    if request.operations.is_empty() {
+        return Err(Failure::invalid_field("operations", "a batch needs at least one"));
+    }
+    operation_count(request.operations.len(), limits)?;
+    let mut write_bytes = 0;
+    for (index, operation) in request.operations.iter().enumerate() {
+        write_bytes +=
+            batch_operation(operation, limits).map_err(|failure| at_operation("operations", index, failure))?;
+    }
+    check_write_set(write_bytes, limits)
+}
+
+/// Bytes that the operation writes at least.
+fn batch_operation(operation: &WriteOperation, limits: &Limits) -> Result<usize, Failure> {
+    match &operation.operation {
+        Some(write_operation::Operation::Put(request)) => nested_put(request, limits),
+        Some(write_operation::Operation::Delete(request)) => nested_delete(request, limits),
+        Some(write_operation::Operation::Increment(request)) => nested_increment(request, limits),
+        None => Err(Failure::invalid_field("operation", "none is set")),
+    }
+}
+
+fn transact(request: &TransactRequest, limits: &Limits) -> Result<(), Failure> {
+    let count = request.compare.len() + request.success.len() + request.failure.len();
+    if count == 0 {
+        return Err(Failure::invalid_field("success", "a transaction needs at least one comparison or operation"));
+    }
+    operation_count(count, limits)?;
+    for (index, one) in request.compare.iter().enumerate() {
+        compare(one, limits).map_err(|failure| at_operation("compare", index, failure))?;
+    }
+    for (list, operations) in [("success", &request.success), ("failure", &request.failure)] {
+        let mut write_bytes = 0;
+        for (index, operation) in operations.iter().enumerate() {
+            write_bytes +=
+                transact_operation(operation, limits).map_err(|failure| at_operation(list, index, failure))?;
+        }
+        check_write_set(write_bytes, limits)?;
+    }
+    Ok(())
+}
+
+/// Bytes that the operation writes at least.
+fn transact_operation(operation: &TransactOperation, limits: &Limits) -> Result<usize, Failure> {
+    match &operation.operation {
+        Some(transact_operation::Operation::Get(request)) => check_key(&request.key, limits).map(|()| 0),
+        Some(transact_operation::Operation::Put(request)) => nested_put(request, limits),
+        Some(transact_operation::Operation::Delete(request)) => nested_delete(request, limits),
+        Some(transact_operation::Operation::Increment(request)) => nested_increment(request, limits),
+        None => Err(Failure::invalid_field("operation", "none is set")),
+    }
+}
+
+fn nested_put(request: &PutRequest, limits: &Limits) -> Result<usize, Failure> {
+    no_request_id(request.request_id.as_ref())?;
+    put(request, limits)?;
+    // One with a condition may write nothing.
+    Ok(if request.condition.is_some() { 0 } else { request.key.len() + request.value.len() })
+}
+
+fn nested_delete(request: &DeleteRequest, limits: &Limits) -> Result<usize, Failure> {
+    no_request_id(request.request_id.as_ref())?;
+    delete(request, limits)?;
+    Ok(0)
+}
+
+fn nested_increment(request: &IncrementRequest, limits: &Limits) -> Result<usize, Failure> {
+    no_request_id(request.request_id.as_ref())?;
+    increment(request, limits)?;
+    Ok(request.key.len())
+}
+
+fn no_request_id(id: Option<&RequestId>) -> Result<(), Failure> {
+    match id {
+        None => Ok(()),
+        Some(_) => Err(Failure::invalid_field("request_id", "belongs to the whole request, not to one operation")),
+    }
+}
+
+fn compare(compare: &Compare, limits: &Limits) -> Result<(), Failure> {
+    check_key(&compare.key, limits)?;
+    if !matches!(Operator::try_from(compare.operator), Ok(operator) if operator != Operator::Unspecified) {
+        return Err(Failure::invalid_field("operator", format!("{} is no operator", compare.operator)));
+    }
+    match &compare.target {
+        Some(Target::Version(_)) => Ok(()),
+        Some(Target::Value(value)) => check_value(value, limits),
+        None => Err(Failure::invalid_field("target", "neither version nor value is set")),
+    }
+}
+
+fn call(request: &CallRequest, limits: &Limits) -> Result<(), Failure> {
+    check_key(&request.key, limits)?;
+    let named = request
+        .procedure
+        .split_once('.')
+        .is_some_and(|(library, function)| !library.is_empty() && !function.is_empty());
+    if !named {
+        return Err(Failure::invalid_field("procedure", "must be \"library.function\""));
+    }
+    let args_bytes: usize = request.args.iter().map(Bytes::len).sum();
+    if args_bytes > limits.write_set_bytes {
+        return Err(Failure::invalid_field(
+            "args",
+            format!("{args_bytes} bytes in all, above the limit of {}", limits.write_set_bytes),
+        )
+        .with("actual", args_bytes)
+        .with("limit", limits.write_set_bytes));
+    }
+    Ok(())
+}
+
+fn library_name(name: &str) -> Result<(), Failure> {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || character == '_' || character == '-';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        return Err(Failure::invalid_field("name", "must be 1 to 64 letters, digits, '_' or '-'"));
+    }
+    Ok(())
+}
+
+fn operation_count(count: usize, limits: &Limits) -> Result<(), Failure> {
+    if count > limits.operations {
+        return Err(Failure::new(
+            Reason::TooManyOperations,
+            format!("{count} operations, above the limit of {}", limits.operations),
+        )
+        .with("field", "operations")
+        .with("actual", count)
+        .with("limit", limits.operations));
+    }
+    Ok(())
+}

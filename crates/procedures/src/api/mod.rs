@@ -1,0 +1,201 @@
+//! What a procedure may do to its shard: the modern API ([`kv`]) and Tokyo Tyrant's ([`tyrant`]).
+//!
+//! Both are tables of [`Operation`]s. A machine binds each operation to a Lua function once; what a
+//! running call may touch, its [`Access`], is lent to them for as long as the call runs. Every operation
+//! checks its number of arguments, and that each key it names lies in the shard of the call.
+
+pub(crate) mod kv;
+pub(crate) mod tyrant;
+
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use cirrus_engine::Transaction;
+use cirrus_proto::{Failure, Reason};
+use mlua::{Lua, MultiValue, Value};
+
+use crate::KeyScope;
+use crate::budget::CpuBudget;
+use crate::text::{text, type_name};
+
+/// Most lines that one call may log.
+const LOG_LINES_MAX: usize = 100;
+
+/// Longest line that a call may log, bytes.
+const LOG_LINE_BYTES: usize = 1024;
+
+/// What the running call may touch.
+pub(crate) struct Access<'a, 'v> {
+    pub(crate) transaction: &'a mut Transaction<'v>,
+    pub(crate) scope: &'a dyn KeyScope,
+    pub(crate) budget: &'a CpuBudget,
+    pub(crate) library: &'a str,
+    pub(crate) function: &'a str,
+    /// The last failure raised, and the text that the script saw of it: where the call ends with that
+    /// text, it fails for that reason.
+    pub(crate) raised: Option<(String, Failure)>,
+    /// The node's own fault: the call fails with it even where the script caught the error.
+    pub(crate) fault: Option<Failure>,
+    log_lines: usize,
+}
+
+impl<'a, 'v> Access<'a, 'v> {
+    pub(crate) fn new(
+        transaction: &'a mut Transaction<'v>,
+        scope: &'a dyn KeyScope,
+        budget: &'a CpuBudget,
+        library: &'a str,
+        function: &'a str,
+    ) -> Self {
+        Access { transaction, scope, budget, library, function, raised: None, fault: None, log_lines: 0 }
+    }
+
+    /// A key argument, once it is known to be well-formed and of this shard.
+    pub(crate) fn key(&self, lua: &Lua, value: &Value) -> Result<Bytes, Raised> {
+        let key = expect_text(lua, "key", value)?;
+        let limit = self.transaction.limits().key_bytes;
+        if key.is_empty() {
+            return Err(Failure::new(Reason::KeyEmpty, "key is empty").with("field", "key").into());
+        }
+        if key.len() > limit {
+            return Err(Failure::too_large(Reason::KeyTooLarge, "key", key.len(), limit).into());
+        }
+        self.scope.check(&key)?;
+        Ok(key)
+    }
+
+    /// Runs one operation for the script. The first value is the error to raise, or nil.
+    pub(crate) fn enter(&mut self, lua: &Lua, mut arguments: MultiValue) -> mlua::Result<(Value, Value, Value)> {
+        let index = match arguments.pop_front() {
+            Some(Value::Integer(index)) => index as usize,
+            _ => usize::MAX,
+        };
+        let Some(operation) = operations().nth(index) else {
+            return Err(mlua::Error::runtime("no such operation"));
+        };
+        let text = match self.run(operation, lua, arguments.make_contiguous()) {
+            Ok((first, second)) => return Ok((Value::Nil, first, second)),
+            Err(Raised::Lua(error)) => return Err(error),
+            Err(Raised::Misuse(problem)) => format!("{}: {problem}", operation.name),
+            Err(Raised::Failure(failure)) => {
+                let text = failure.to_string();
+                if failure.reason == Reason::Internal {
+                    self.fault = Some(failure.clone());
+                }
+                self.raised = Some((text.clone(), failure));
+                text
+            }
+        };
+        Ok((Value::String(lua.create_string(text)?), Value::Nil, Value::Nil))
+    }
+
+    fn run(&mut self, operation: &Operation, lua: &Lua, arguments: &[Value]) -> Answer {
+        if !operation.arguments.contains(&arguments.len()) {
+            let (least, most) = (*operation.arguments.start(), *operation.arguments.end());
+            let expected = match (least, most) {
+                (1, 1) => "1 argument".to_owned(),
+                (least, most) if least == most => format!("{least} arguments"),
+                _ => format!("{least} to {most} arguments"),
+            };
+            return Err(Raised::Misuse(format!("expected {expected}, got {}", arguments.len())));
+        }
+        (operation.run)(self, lua, arguments)
+    }
+
+    fn log(&mut self, line: &str) {
+        self.log_lines += 1;
+        match self.log_lines {
+            lines if lines <= LOG_LINES_MAX => {
+                tracing::info!(library = self.library, function = self.function, "{line}");
+            }
+            lines if lines == LOG_LINES_MAX + 1 => {
+                tracing::warn!(library = self.library, function = self.function, "further lines of this call dropped");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// One function of an API.
+pub(crate) struct Operation {
+    /// The global table that holds it; `None`: it is a global function.
+    pub(crate) table: Option<&'static str>,
+    pub(crate) name: &'static str,
+    pub(crate) arguments: RangeInclusive<usize>,
+    /// How many values it returns: 1 or 2.
+    pub(crate) returns: u8,
+    run: fn(&mut Access<'_, '_>, &Lua, &[Value]) -> Answer,
+}
+
+/// All operations; a bound function knows its own by its place here.
+pub(crate) fn operations() -> impl Iterator<Item = &'static Operation> {
+    kv::OPERATIONS.iter().chain(tyrant::OPERATIONS)
+}
+
+/// What an operation returns to the script; most leave the second value nil.
+type Answer = Result<(Value, Value), Raised>;
+
+fn one(value: impl Into<Option<Value>>) -> Answer {
+    Ok((value.into().unwrap_or(Value::Nil), Value::Nil))
+}
+
+/// Why an operation did not succeed.
+pub(crate) enum Raised {
+    /// The engine or the shard's scope refused it; the script may catch it.
+    Failure(Failure),
+    /// The script called it wrongly.
+    Misuse(String),
+    /// Out of memory or time.
+    Lua(mlua::Error),
+}
+
+impl From<Failure> for Raised {
+    fn from(failure: Failure) -> Self {
+        Raised::Failure(failure)
+    }
+}
+
+impl From<mlua::Error> for Raised {
+    fn from(error: mlua::Error) -> Self {
+        Raised::Lua(error)
+    }
+}
+
+/// The bytes of a string or number argument.
+fn expect_text(lua: &Lua, name: &str, value: &Value) -> Result<Bytes, Raised> {
+    text(lua, value)?
+        .ok_or_else(|| Raised::Misuse(format!("{name} must be a string or a number, got {}", type_name(value))))
+}
+
+fn string(lua: &Lua, bytes: &[u8]) -> Result<Value, Raised> {
+    Ok(Value::String(lua.create_string(bytes)?))
+}
+
+/// The first key after all keys that begin with `prefix`; `None` where there is none.
+fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|&byte| byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+/// A scan's own look at the clock: it may pass over many pairs between two interrupts.
+fn check_budget(budget: &CpuBudget) -> mlua::Result<()> {
+    if budget.is_exhausted() {
+        return Err(mlua::Error::runtime("out of CPU time"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        assert_eq!(prefix_end(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(prefix_end(b"a\xff\xff"), Some(b"b".to_vec()));
+        assert_eq!(prefix_end(b"\xff"), None);
+        assert_eq!(prefix_end(b""), None);
+    }
+}

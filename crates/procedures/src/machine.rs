@@ -1,0 +1,247 @@
+//! One sandboxed Luau virtual machine, kept for many calls.
+//!
+//! What libraries share is read-only: Luau's own tables, the string metatable, the API's functions. A
+//! library's main function is loaded once; for each call it runs again with a new environment, which
+//! makes its functions and variables anew, so nothing that one call assigns is there in the next.
+//!
+//! Not in the sandbox: `getfenv` and `setfenv`, which reach around the environment; `loadstring` and
+//! `require`, whose compiler knows no limits. Luau itself has no `io`, `load`, `dofile` or `string.dump`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cirrus_proto::limits::Limits;
+use cirrus_proto::{Failure, Reason};
+use mlua::chunk::{ChunkMode, Compiler};
+use mlua::state::{GcIncParams, GcMode};
+use mlua::{BorrowedBytes, Function, Lua, LuaString, MultiValue, Table, Value, VmState};
+
+use crate::api::{Access, operations};
+use crate::budget::CpuBudget;
+use crate::text::{text, type_name};
+use crate::trouble::{PRELUDE, Trouble, library_invalid};
+
+/// The collector starts a cycle where the heap has grown to this share of what the last one left,
+/// percent. Luau's own 200 would let garbage alone reach the memory limit of a call that holds half of it.
+const GC_GOAL_PERCENT: i32 = 150;
+
+/// A result may be a table in a table …, to this depth.
+const RESULT_DEPTH_MAX: usize = 16;
+
+/// `_G` comes back in each environment, as that environment. A shared one would be resolved as a library
+/// is loaded, and kept.
+const REMOVED_GLOBALS: [&str; 5] = ["getfenv", "setfenv", "loadstring", "require", "_G"];
+
+pub(crate) struct Machine {
+    lua: Lua,
+    /// Its field `enter` leads from the API's functions to the running call's [`Access`].
+    gate: Table,
+    /// What `gate.enter` is between calls.
+    unavailable: Function,
+    /// Of every call's environment: reads of globals go on to the shared ones.
+    environment_metatable: Table,
+    /// Luau's `math.randomseed`.
+    seed: Function,
+    /// A call chose the random generator's seed.
+    seeded: Arc<AtomicBool>,
+    budget: Arc<CpuBudget>,
+}
+
+impl Machine {
+    pub(crate) fn new() -> mlua::Result<Self> {
+        let lua = Lua::new();
+        lua.gc_set_mode(GcMode::Incremental(GcIncParams::default().goal(GC_GOAL_PERCENT)));
+        let globals = lua.globals();
+        for name in REMOVED_GLOBALS {
+            globals.raw_set(name, Value::Nil)?;
+        }
+
+        let seeded = Arc::new(AtomicBool::new(false));
+        let mark_seeded = lua.create_function({
+            let seeded = Arc::clone(&seeded);
+            move |_, ()| {
+                seeded.store(true, Relaxed);
+                Ok(())
+            }
+        })?;
+        let gate = lua.create_table()?;
+        let prelude =
+            Compiler::new().set_optimization_level(2).set_debug_level(0).compile(include_str!("prelude.luau"))?;
+        let (bind, seed, unavailable): (Function, Function, Function) = lua
+            .load(prelude)
+            .set_mode(ChunkMode::Binary)
+            .set_name(format!("={PRELUDE}"))
+            .call((&gate, &globals, lua.create_function(search)?, mark_seeded))?;
+        for (index, operation) in operations().enumerate() {
+            let function: Function = bind.call((index, operation.returns))?;
+            match operation.table {
+                None => globals.raw_set(operation.name, function)?,
+                Some(name) => match globals.raw_get::<Option<Table>>(name)? {
+                    Some(table) => table.raw_set(operation.name, function)?,
+                    None => globals.raw_set(name, lua.create_table_from([(operation.name, function)])?)?,
+                },
+            }
+        }
+        lua.sandbox(true)?;
+
+        let environment_metatable = lua.create_table_from([("__index", globals)])?;
+        environment_metatable.raw_set("__metatable", "locked")?;
+        environment_metatable.set_readonly(true);
+        let budget = Arc::new(CpuBudget::new());
+        lua.set_interrupt({
+            let budget = Arc::clone(&budget);
+            move |_| match budget.is_exhausted() {
+                false => Ok(VmState::Continue),
+                true => Err(mlua::Error::runtime("out of CPU time")),
+            }
+        });
+        Ok(Machine { lua, gate, unavailable, environment_metatable, seed, seeded, budget })
+    }
+
+    pub(crate) fn budget(&self) -> &CpuBudget {
+        &self.budget
+    }
+
+    /// Heap in use, bytes, garbage included.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.lua.used_memory()
+    }
+
+    pub(crate) fn collect_garbage(&self) -> mlua::Result<()> {
+        self.lua.gc_collect()
+    }
+
+    /// Gives what runs from now on the limits of one call.
+    pub(crate) fn begin(&self, limits: &Limits) -> mlua::Result<()> {
+        self.budget.start(Duration::from_millis(limits.call_cpu_ms));
+        self.lua.set_memory_limit(self.lua.used_memory() + limits.call_memory_bytes)?;
+        if self.seeded.swap(false, Relaxed) {
+            self.seed.call::<()>(unpredictable_seed())?;
+        }
+        Ok(())
+    }
+
+    /// Loads what [`compile`](crate::library::compile) made. The function belongs to this machine.
+    pub(crate) fn load(&self, library: &str, bytecode: &[u8]) -> mlua::Result<Function> {
+        self.lua
+            .load(bytecode)
+            .set_mode(ChunkMode::Binary)
+            .set_name(format!("={library}"))
+            .set_environment(self.environment_without_itself()?)
+            .into_function()
+    }
+
+    /// Runs a library's main function in a new environment. Answers the table that holds its functions.
+    pub(crate) fn define(&self, library: &str, main: &Function) -> Result<Table, Trouble> {
+        let environment = self.environment()?;
+        main.set_environment(environment.clone())?;
+        match main.call::<Value>(())? {
+            Value::Nil => Ok(environment),
+            Value::Table(exports) => Ok(exports),
+            other => {
+                let message = format!(
+                    "{library} returns a {}; a library returns a table of functions, or nothing",
+                    type_name(&other)
+                );
+                Err(library_invalid(library, message, None).into())
+            }
+        }
+    }
+
+    /// Calls a function with the key and the arguments as strings, and answers its result as bytes.
+    pub(crate) fn call(
+        &self,
+        function: &Function,
+        key: &Bytes,
+        arguments: &[Bytes],
+        access: &mut Access<'_, '_>,
+        result_bytes_max: usize,
+    ) -> Result<Bytes, Trouble> {
+        let mut values = MultiValue::with_capacity(1 + arguments.len());
+        values.push_back(Value::String(self.lua.create_string(key)?));
+        for argument in arguments {
+            values.push_back(Value::String(self.lua.create_string(argument)?));
+        }
+        let result = self.lua.scope(|scope| {
+            let enter = scope.create_function_mut(|lua, arguments: MultiValue| access.enter(lua, arguments))?;
+            self.gate.raw_set("enter", enter)?;
+            function.call::<Value>(values)
+        });
+        self.gate.raw_set("enter", &self.unavailable)?;
+        self.result_bytes(result?, result_bytes_max)
+    }
+
+    /// Tokyo Tyrant's rule: a number and a string as they are, true as "true", a table as its first
+    /// element; nil and false are no result.
+    fn result_bytes(&self, mut value: Value, bytes_max: usize) -> Result<Bytes, Trouble> {
+        for _ in 0..RESULT_DEPTH_MAX {
+            value = match value {
+                Value::Table(table) => table.raw_get(1)?,
+                Value::Nil | Value::Boolean(false) => {
+                    return Err(Failure::new(
+                        Reason::ProcedureReturnedNothing,
+                        format!("the procedure returned {}", if value.is_nil() { "nil" } else { "false" }),
+                    )
+                    .into());
+                }
+                Value::Boolean(true) => return Ok(Bytes::from_static(b"true")),
+                Value::String(string) if string.as_bytes().len() > bytes_max => {
+                    let actual = string.as_bytes().len();
+                    return Err(Failure::too_large(Reason::ResultTooLarge, "result", actual, bytes_max).into());
+                }
+                other => {
+                    return text(&self.lua, &other)?.ok_or_else(|| {
+                        let message = format!("the procedure returned a {}", type_name(&other));
+                        Failure::new(Reason::ProcedureFailed, message).into()
+                    });
+                }
+            };
+        }
+        let message = format!("the procedure returned tables nested deeper than {RESULT_DEPTH_MAX}");
+        Err(Failure::new(Reason::ProcedureFailed, message).into())
+    }
+
+    /// A call's globals: its own assignments, above the shared, read-only ones.
+    fn environment(&self) -> mlua::Result<Table> {
+        let environment = self.environment_without_itself()?;
+        environment.raw_set("_G", &environment)?;
+        Ok(environment)
+    }
+
+    fn environment_without_itself(&self) -> mlua::Result<Table> {
+        let environment = self.lua.create_table_with_capacity(0, 8)?;
+        environment.set_metatable(Some(self.environment_metatable.clone()))?;
+        // Lets Luau resolve names such as `string.format` once, as it loads the library.
+        environment.set_safeenv(true);
+        Ok(environment)
+    }
+}
+
+/// `search(subject, needle, init)`: where `needle` stands in `subject` at or after `init`, first and last
+/// position, or nothing; what `string.find` answers for a plain search, in linear time.
+fn search(
+    _: &Lua,
+    (subject, needle, init): (LuaString, LuaString, Option<f64>),
+) -> mlua::Result<(Option<usize>, Option<usize>)> {
+    let (subject, needle): (BorrowedBytes, BorrowedBytes) = (subject.as_bytes(), needle.as_bytes());
+    let length = subject.len();
+    // Lua counts from 1; below zero from the end. A fraction or an excess saturates in the cast.
+    let from = match init.unwrap_or(1.0) as i64 {
+        init if init > 0 => init as usize - 1,
+        0 => 0,
+        init => length.saturating_sub(init.unsigned_abs() as usize),
+    };
+    let found = subject.get(from..).and_then(|rest| memchr::memmem::find(rest, &needle));
+    Ok(match found {
+        Some(offset) => (Some(from + offset + 1), Some(from + offset + needle.len())),
+        None => (None, None),
+    })
+}
+
+/// The standard library's hasher keys are random, which is all that is needed here.
+fn unpredictable_seed() -> i32 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(()) as i32
+}

@@ -1,0 +1,239 @@
+//! Calls: from a library's source, a function's name and arguments to a result or a failure.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cirrus_engine::Transaction;
+use cirrus_proto::limits::Limits;
+use cirrus_proto::{Failure, Reason};
+use mlua::{Function, Value};
+
+use crate::api::Access;
+use crate::library::{LibrarySource, compile, is_export_name};
+use crate::machine::Machine;
+use crate::trouble::{Meaning, Trouble, call_memory, call_timeout, meaning};
+
+/// Most libraries that a runtime keeps compiled.
+const LIBRARIES_KEPT: usize = 64;
+
+/// Most bytecode that a runtime keeps, bytes.
+const BYTECODE_BYTES_KEPT: usize = 8 * 1024 * 1024;
+
+/// Decides which keys a call may touch: those of its own shard.
+pub trait KeyScope {
+    /// Fails, with [`Reason::CrossShard`], for a key that lies elsewhere.
+    fn check(&self, key: &[u8]) -> Result<(), Failure>;
+}
+
+impl<F: Fn(&[u8]) -> Result<(), Failure>> KeyScope for F {
+    fn check(&self, key: &[u8]) -> Result<(), Failure> {
+        self(key)
+    }
+}
+
+/// What a successful call gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallOutcome {
+    /// The answer.
+    pub result: Bytes,
+    /// CPU time that the call used, the loading of its library included. A call that took less than a tenth
+    /// of its limit is given by the time that passed: the CPU clock would cost more than most calls do.
+    pub cpu: Duration,
+}
+
+/// One shard executor's runtime. It owns a Luau machine, made on the first call and made anew after a
+/// call that was killed, and the libraries compiled lately.
+pub struct Runtime {
+    limits: Limits,
+    machine: Option<Machine>,
+    /// Heap of the machine after it last collected its garbage, bytes.
+    idle_bytes: usize,
+    /// The latest used first.
+    libraries: Vec<Compiled>,
+}
+
+/// An executor's thread takes its runtime along.
+const _: () = {
+    const fn can_be_sent<T: Send>() {}
+    can_be_sent::<Runtime>();
+};
+
+struct Compiled {
+    name: String,
+    version: u64,
+    bytecode: Vec<u8>,
+    /// Loaded into the present machine.
+    main: Option<Function>,
+}
+
+impl Runtime {
+    /// A runtime without libraries. It makes its machine when it is first called.
+    pub fn new(limits: Limits) -> Self {
+        Runtime { limits, machine: None, idle_bytes: 0, libraries: Vec::new() }
+    }
+
+    /// Calls `function` of `library` with the key and the arguments, all as Lua strings, in a new
+    /// environment. What it writes goes to `transaction`.
+    ///
+    /// Where this fails, `transaction` may hold some of the call's writes: discard it, and the call
+    /// leaves no effect.
+    ///
+    /// Fails with [`Reason::FunctionNotFound`], [`Reason::ProcedureFailed`] (the message begins with
+    /// `library:line:`), [`Reason::ProcedureReturnedNothing`], [`Reason::CallTimeout`],
+    /// [`Reason::CallMemory`], [`Reason::ResultTooLarge`]; with the reason of an operation on a key that
+    /// failed where the script let its error pass; and with [`Reason::LibraryInvalid`] for a source that
+    /// [`inspect`](crate::inspect) would refuse.
+    pub fn call(
+        &mut self,
+        library: &LibrarySource,
+        function: &str,
+        key: &Bytes,
+        args: &[Bytes],
+        transaction: &mut Transaction<'_>,
+        scope: &dyn KeyScope,
+    ) -> Result<CallOutcome, Failure> {
+        // Scripts are hostile input to a large virtual machine: a fault in it costs the call, not the shard.
+        let called = catch_unwind(AssertUnwindSafe(|| self.attempt(library, function, key, args, transaction, scope)));
+        let outcome = called.unwrap_or_else(|_| {
+            tracing::error!(library = library.name, function, "a call panicked");
+            Err(Failure::internal(format!("{}.{function} hit a fault in the Lua runtime", library.name)))
+        });
+        match &outcome {
+            Err(failure) if is_kill(failure.reason) => self.discard_machine(),
+            _ => self.tidy(),
+        }
+        outcome
+    }
+
+    fn attempt(
+        &mut self,
+        library: &LibrarySource,
+        function: &str,
+        key: &Bytes,
+        args: &[Bytes],
+        transaction: &mut Transaction<'_>,
+        scope: &dyn KeyScope,
+    ) -> Result<CallOutcome, Failure> {
+        self.compiled_first(library)?;
+        let machine = match &mut self.machine {
+            Some(machine) => machine,
+            none => {
+                let machine = none.insert(Machine::new().map_err(Failure::internal)?);
+                self.idle_bytes = machine.used_bytes();
+                machine
+            }
+        };
+        let compiled = &mut self.libraries[0];
+        let budget = machine.budget();
+        let mut access = Access::new(transaction, scope, budget, &library.name, function);
+        machine.begin(&self.limits).map_err(Failure::internal)?;
+        let result = (|| {
+            if compiled.main.is_none() {
+                compiled.main = Some(machine.load(&library.name, &compiled.bytecode)?);
+            }
+            let main = compiled.main.as_ref().expect("loaded just now");
+            let exports = machine.define(&library.name, main)?;
+            let Some(function) = exported(&exports, function)? else {
+                return Err(function_not_found(&library.name, function).into());
+            };
+            machine.call(&function, key, args, &mut access, self.limits.call_reply_bytes)
+        })();
+        let cpu = budget.used();
+        if budget.is_exhausted() {
+            return Err(call_timeout(&library.name, function, Duration::from_millis(self.limits.call_cpu_ms)));
+        }
+        if let Some(fault) = access.fault {
+            return Err(fault);
+        }
+        match result {
+            Ok(result) => Ok(CallOutcome { result, cpu }),
+            Err(Trouble::Failure(failure)) => Err(failure.with("library", &library.name).with("function", function)),
+            Err(Trouble::Lua(error)) => match meaning(&error, &library.name) {
+                Meaning::OutOfMemory => Err(call_memory(&library.name, function, self.limits.call_memory_bytes)),
+                Meaning::Raised { message, line } => {
+                    let failure = call_failed(message, line, access.raised);
+                    Err(failure.with("library", &library.name).with("function", function))
+                }
+            },
+        }
+    }
+
+    /// Makes `libraries[0]` the library, compiled.
+    fn compiled_first(&mut self, library: &LibrarySource) -> Result<(), Failure> {
+        let is_it = |kept: &Compiled| kept.version == library.version && kept.name == library.name;
+        if let Some(place) = self.libraries.iter().position(is_it) {
+            self.libraries[..=place].rotate_right(1);
+            return Ok(());
+        }
+        let bytecode = compile(&library.name, &library.source)?;
+        let compiled = Compiled { name: library.name.clone(), version: library.version, bytecode, main: None };
+        self.libraries.insert(0, compiled);
+        self.libraries.truncate(LIBRARIES_KEPT);
+        let mut bytes = 0;
+        let kept = self.libraries.iter().take_while(|kept| {
+            bytes += kept.bytecode.len();
+            bytes <= BYTECODE_BYTES_KEPT
+        });
+        let kept = kept.count().max(1);
+        self.libraries.truncate(kept);
+        Ok(())
+    }
+
+    /// Collects a call's garbage where it is much, so that the machine's heap stays below about twice a
+    /// call's limit; Luau's own collector works only while scripts allocate.
+    fn tidy(&mut self) {
+        let Some(machine) = &self.machine else { return };
+        let limit = self.limits.call_memory_bytes;
+        if machine.used_bytes() <= self.idle_bytes + limit / 4 {
+            return;
+        }
+        let collected = machine.collect_garbage();
+        self.idle_bytes = machine.used_bytes();
+        if collected.is_err() || self.idle_bytes > limit {
+            self.discard_machine();
+        }
+    }
+
+    fn discard_machine(&mut self) {
+        for library in &mut self.libraries {
+            library.main = None;
+        }
+        self.machine = None;
+    }
+}
+
+/// Whether a call that ended so may leave its machine in a state that the next call should not meet: a
+/// full heap, an error that struck anywhere.
+fn is_kill(reason: Reason) -> bool {
+    matches!(reason, Reason::CallTimeout | Reason::CallMemory | Reason::Internal)
+}
+
+/// An error that the script raised or let pass. Where it is the error of an operation on a key, the call
+/// fails for that operation's reason.
+fn call_failed(message: String, line: Option<u32>, raised: Option<(String, Failure)>) -> Failure {
+    let failure = match raised {
+        Some((text, failure)) if message.ends_with(&text) => failure,
+        _ => Failure::new(Reason::ProcedureFailed, message),
+    };
+    match line {
+        Some(line) => failure.with("line", line),
+        None => failure,
+    }
+}
+
+/// The function of that name, if calls may name it. Inherited fields are none of the library's exports.
+fn exported(exports: &mlua::Table, function: &str) -> mlua::Result<Option<Function>> {
+    if !is_export_name(function) {
+        return Ok(None);
+    }
+    match exports.raw_get::<Value>(function)? {
+        Value::Function(function) => Ok(Some(function)),
+        _ => Ok(None),
+    }
+}
+
+fn function_not_found(library: &str, function: &str) -> Failure {
+    let name: String = function.chars().take(64).collect();
+    Failure::new(Reason::FunctionNotFound, format!("library {library} exports no function {name:?}"))
+}

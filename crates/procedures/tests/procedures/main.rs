@@ -1,0 +1,11 @@
+//! What uploaded libraries may do, and what they cannot.
+
+#![allow(clippy::unwrap_used)]
+
+mod hostile;
+mod isolation;
+mod key_value;
+mod libraries;
+mod results;
+mod shard;
+mod tyrant;

@@ -1,0 +1,92 @@
+//! One shard in memory, with the runtime of its executor.
+
+use bytes::Bytes;
+use cirrus_engine::{MemoryView, Moment, ShardHead, Transaction, Value};
+use cirrus_procedures::{LibrarySource, Runtime};
+use cirrus_proto::limits::Limits;
+use cirrus_proto::{Failure, Reason};
+
+pub(crate) struct Shard {
+    view: MemoryView,
+    head: ShardHead,
+    limits: Limits,
+    runtime: Runtime,
+    versions: Vec<Bytes>,
+    /// How many effects the last successful call had.
+    pub(crate) effects: usize,
+}
+
+/// Keys that begin so lie in another shard.
+pub(crate) const ELSEWHERE: &[u8] = b"elsewhere";
+
+impl Shard {
+    pub(crate) fn new() -> Self {
+        Self::with_limits(Limits::DEFAULT)
+    }
+
+    pub(crate) fn with_limits(limits: Limits) -> Self {
+        let mut head = ShardHead::default();
+        head.advance_to(Moment { now_ms: 1_000_000 });
+        let view = MemoryView::new();
+        Shard { view, head, limits, runtime: Runtime::new(limits), versions: Vec::new(), effects: 0 }
+    }
+
+    /// Calls `main` of the source, which may be Lua text with `main` as its only function.
+    pub(crate) fn main(&mut self, source: &str, args: &[&[u8]]) -> Result<String, Failure> {
+        self.call(source, "main", args).map(|result| String::from_utf8_lossy(&result).into_owned())
+    }
+
+    /// Runs `body` as a function of `key` and further arguments.
+    pub(crate) fn run(&mut self, body: &str) -> Result<String, Failure> {
+        self.main(&format!("function main(key, ...)\n{body}\nend"), &[])
+    }
+
+    /// Every source is a version of the library `lib`. What the call writes is applied if it succeeds.
+    pub(crate) fn call(&mut self, source: &str, function: &str, args: &[&[u8]]) -> Result<Bytes, Failure> {
+        let source = Bytes::copy_from_slice(source.as_bytes());
+        let version = self.versions.iter().position(|known| *known == source).unwrap_or_else(|| {
+            self.versions.push(source.clone());
+            self.versions.len() - 1
+        });
+        let library = LibrarySource { name: "lib".to_owned(), version: version as u64 + 1, source };
+        let args: Vec<Bytes> = args.iter().map(|&arg| Bytes::copy_from_slice(arg)).collect();
+        let scope = |key: &[u8]| match key.starts_with(ELSEWHERE) {
+            true => Err(Failure::new(Reason::CrossShard, "the key lies in another shard")),
+            false => Ok(()),
+        };
+        let mut transaction = Transaction::new(&self.view, self.head, &self.limits);
+        let key = Bytes::from_static(b"k");
+        let outcome = self.runtime.call(&library, function, &key, &args, &mut transaction, &scope)?;
+        let (effects, head) = transaction.finish();
+        self.effects = effects.len();
+        self.view.apply(&effects);
+        self.head = head;
+        Ok(outcome.result)
+    }
+
+    pub(crate) fn value(&self, key: &[u8]) -> Option<Value> {
+        Transaction::new(&self.view, self.head, &self.limits).get(key).unwrap()
+    }
+
+    pub(crate) fn text(&self, key: &[u8]) -> Option<String> {
+        self.value(key).map(|value| String::from_utf8_lossy(&value.value).into_owned())
+    }
+
+    pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
+        let mut transaction = Transaction::new(&self.view, self.head, &self.limits);
+        transaction.put(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value), 0, 0).unwrap();
+        let (effects, head) = transaction.finish();
+        self.view.apply(&effects);
+        self.head = head;
+    }
+
+    pub(crate) fn advance_clock(&mut self, by_ms: u64) {
+        self.head.advance_to(Moment { now_ms: self.head.clock_ms + by_ms });
+    }
+}
+
+/// The reason and message of a call that must fail.
+pub(crate) fn failed(outcome: Result<String, Failure>) -> (Reason, String) {
+    let failure = outcome.unwrap_err();
+    (failure.reason, failure.message)
+}

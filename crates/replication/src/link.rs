@@ -1,0 +1,304 @@
+//! What this node asks of a peer: one gRPC stream that carries the Raft traffic of all shards.
+//!
+//! Frames of every shard share the stream and are sent several to a message, so that eight busy shards
+//! cost one write to the socket instead of eight. A frame names its shard and a call; the answer carries
+//! both back. A link that breaks fails every call on it at once and reconnects by itself; while it is
+//! down, calls fail immediately, since openraft backs off and retries on its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use cirrus_proto::NODE_ID_METADATA;
+use cirrus_proto::internal::v1 as pb;
+use cirrus_proto::internal::v1::link_frame::Body;
+use cirrus_proto::internal::v1::node_client::NodeClient;
+use futures::Stream;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use tonic::transport::{Channel, Endpoint};
+
+/// Frames that wait for the socket, at most; past it senders wait.
+const OUTBOX_FRAMES: usize = 1024;
+/// Frames in one message, at most.
+const MESSAGE_FRAMES_MAX: usize = 256;
+/// Bytes after which a message takes no further frame.
+const MESSAGE_BYTES_TARGET: usize = 512 * 1024;
+/// The largest message between nodes, bytes: the largest frame is one entry beyond the append limit.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const RECONNECT_MIN: Duration = Duration::from_millis(20);
+const RECONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// Why a call on a link failed: the peer was not reached, or the link broke before it answered.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("node {peer}: {problem}")]
+pub(crate) struct LinkDown {
+    peer: u64,
+    problem: String,
+}
+
+/// The outgoing link to one peer. Dropping it closes the connection.
+pub(crate) struct PeerLink {
+    address: String,
+    shared: Arc<Shared>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    peer: u64,
+    next_call: AtomicU64,
+    connected: AtomicBool,
+    /// The open connection's outbox, with the calls that wait for an answer on it.
+    connection: Mutex<Connection>,
+}
+
+#[derive(Default)]
+struct Connection {
+    outbox: Option<mpsc::Sender<pb::LinkFrame>>,
+    waiting: HashMap<u64, Waiter>,
+    problem: String,
+}
+
+enum Waiter {
+    Answer(oneshot::Sender<Body>),
+    Appends(mpsc::UnboundedSender<Body>),
+}
+
+impl PeerLink {
+    pub(crate) fn open(own_node_id: u64, peer: u64, address: String) -> Self {
+        let shared = Arc::new(Shared {
+            peer,
+            next_call: AtomicU64::new(1),
+            connected: AtomicBool::new(false),
+            connection: Mutex::new(Connection { problem: "not connected yet".to_owned(), ..Default::default() }),
+        });
+        let task = tokio::spawn(keep_connected(own_node_id, address.clone(), shared.clone()));
+        PeerLink { address, shared, task }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.shared.connected.load(Ordering::Relaxed)
+    }
+
+    /// Sends one request and waits for its answer, at most for `bound`.
+    pub(crate) async fn ask(&self, shard_id: u32, body: Body, bound: Duration) -> Result<Body, LinkDown> {
+        let (sender, receiver) = oneshot::channel();
+        let call = self.register(Waiter::Answer(sender))?;
+        let answered = tokio::time::timeout(bound, async {
+            call.send(shard_id, body).await?;
+            receiver.await.map_err(|_| self.shared.down())
+        })
+        .await;
+        match answered {
+            Ok(Ok(Body::Failed(problem))) => Err(LinkDown { peer: self.shared.peer, problem }),
+            Ok(result) => result,
+            Err(_) => {
+                Err(LinkDown { peer: self.shared.peer, problem: format!("no answer in {} ms", bound.as_millis()) })
+            }
+        }
+    }
+
+    /// Opens an append stream.
+    pub(crate) fn open_appends(&self) -> Result<(Call, mpsc::UnboundedReceiver<Body>), LinkDown> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Ok((self.register(Waiter::Appends(sender))?, receiver))
+    }
+
+    fn register(&self, waiter: Waiter) -> Result<Call, LinkDown> {
+        let mut connection = self.shared.connection.lock();
+        let Some(outbox) = connection.outbox.clone() else {
+            return Err(LinkDown { peer: self.shared.peer, problem: connection.problem.clone() });
+        };
+        let id = self.shared.next_call.fetch_add(1, Ordering::Relaxed);
+        connection.waiting.insert(id, waiter);
+        Ok(Call { id, outbox, shared: self.shared.clone() })
+    }
+}
+
+impl Drop for PeerLink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One call under way. Dropping it forgets its answer.
+pub(crate) struct Call {
+    id: u64,
+    outbox: mpsc::Sender<pb::LinkFrame>,
+    shared: Arc<Shared>,
+}
+
+impl Call {
+    /// Sends a frame of this call; waits while the outbox is full.
+    pub(crate) async fn send(&self, shard_id: u32, body: Body) -> Result<(), LinkDown> {
+        let frame = pb::LinkFrame { shard_id, call_id: self.id, body: Some(body) };
+        self.outbox.send(frame).await.map_err(|_| self.shared.down())
+    }
+
+    pub(crate) fn down(&self) -> LinkDown {
+        self.shared.down()
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let forgotten = self.shared.connection.lock().waiting.remove(&self.id);
+        if let Some(Waiter::Appends(_)) = forgotten {
+            // The peer keeps a stream open until it is told that nothing more comes.
+            let end = pb::LinkFrame { shard_id: 0, call_id: self.id, body: Some(Body::AppendEnd(pb::Blank {})) };
+            if let Err(mpsc::error::TrySendError::Full(end)) = self.outbox.try_send(end) {
+                let outbox = self.outbox.clone();
+                tokio::spawn(async move { outbox.send(end).await.is_ok() });
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn down(&self) -> LinkDown {
+        LinkDown { peer: self.peer, problem: self.connection.lock().problem.clone() }
+    }
+
+    fn deliver(&self, frame: pb::LinkFrame) {
+        let Some(body) = frame.body else { return };
+        let mut connection = self.connection.lock();
+        let last = !matches!(body, Body::AppendResponse(_));
+        if last {
+            match connection.waiting.remove(&frame.call_id) {
+                // A receiver that is gone gave up waiting.
+                Some(Waiter::Answer(sender)) => drop(sender.send(body)),
+                Some(Waiter::Appends(sender)) => drop(sender.send(body)),
+                None => {}
+            }
+        } else if let Some(Waiter::Appends(sender)) = connection.waiting.get(&frame.call_id) {
+            drop(sender.send(body));
+        }
+    }
+
+    fn set_connected(&self, outbox: mpsc::Sender<pb::LinkFrame>) {
+        let mut connection = self.connection.lock();
+        connection.outbox = Some(outbox);
+        connection.problem = "the link broke".to_owned();
+        self.connected.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails every call that waits: dropping a waiter closes its channel.
+    fn set_disconnected(&self, problem: String) {
+        self.connected.store(false, Ordering::Relaxed);
+        let mut connection = self.connection.lock();
+        connection.outbox = None;
+        connection.waiting.clear();
+        connection.problem = problem;
+    }
+}
+
+/// A channel to a peer, with bounds on how long a dead one goes unnoticed.
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(Duration::from_secs(1))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(8 * 1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024))
+}
+
+async fn keep_connected(own_node_id: u64, address: String, shared: Arc<Shared>) {
+    let mut pause = RECONNECT_MIN;
+    loop {
+        let problem = match connect(own_node_id, &address).await {
+            Ok((outbox, mut answers)) => {
+                pause = RECONNECT_MIN;
+                shared.set_connected(outbox);
+                tracing::info!(peer = shared.peer, address, "link up");
+                let problem = loop {
+                    match answers.message().await {
+                        Ok(Some(message)) => message.frames.into_iter().for_each(|frame| shared.deliver(frame)),
+                        Ok(None) => break "the peer closed the link".to_owned(),
+                        Err(status) => break format!("the link broke: {}", status.message()),
+                    }
+                };
+                tracing::info!(peer = shared.peer, address, problem, "link down");
+                problem
+            }
+            Err(problem) => problem,
+        };
+        shared.set_disconnected(problem);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RECONNECT_MAX);
+    }
+}
+
+async fn connect(
+    own_node_id: u64,
+    address: &str,
+) -> Result<(mpsc::Sender<pb::LinkFrame>, tonic::Streaming<pb::LinkMessage>), String> {
+    let channel: Channel =
+        endpoint(address).map_err(|error| error.to_string())?.connect().await.map_err(|error| error.to_string())?;
+    let mut client = NodeClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (outbox, frames) = mpsc::channel(OUTBOX_FRAMES);
+    let mut request = tonic::Request::new(batched(frames));
+    request.metadata_mut().insert(NODE_ID_METADATA, own_node_id.into());
+    let answers = tokio::time::timeout(Duration::from_secs(2), client.link(request))
+        .await
+        .map_err(|_| "no answer to the link's opening in 2 s".to_owned())?
+        .map_err(|status| status.message().to_owned())?;
+    Ok((outbox, answers.into_inner()))
+}
+
+/// Frames that are ready together leave in one message; a lone frame leaves at once.
+pub(crate) fn batched(frames: mpsc::Receiver<pb::LinkFrame>) -> impl Stream<Item = pb::LinkMessage> + Send + 'static {
+    futures::stream::unfold(frames, |mut frames| async move {
+        let first = frames.recv().await?;
+        let mut bytes = first.encoded_len();
+        let mut message = pb::LinkMessage { frames: vec![first] };
+        while bytes < MESSAGE_BYTES_TARGET && message.frames.len() < MESSAGE_FRAMES_MAX {
+            let Ok(frame) = frames.try_recv() else { break };
+            bytes += frame.encoded_len();
+            message.frames.push(frame);
+        }
+        Some((message, frames))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use futures::StreamExt as _;
+
+    #[tokio::test]
+    async fn frames_that_wait_together_travel_together_and_in_order() {
+        let (sender, receiver) = mpsc::channel(OUTBOX_FRAMES);
+        for call_id in 0..300 {
+            sender
+                .send(pb::LinkFrame { shard_id: 1, call_id, body: Some(Body::AppendEnd(pb::Blank {})) })
+                .await
+                .unwrap();
+        }
+        drop(sender);
+        let messages: Vec<pb::LinkMessage> = batched(receiver).collect().await;
+        assert_eq!(messages.len(), 2);
+        let calls: Vec<u64> = messages.iter().flat_map(|message| &message.frames).map(|frame| frame.call_id).collect();
+        assert_eq!(calls, (0..300).collect::<Vec<u64>>());
+    }
+
+    #[tokio::test]
+    async fn a_call_on_a_link_that_is_down_fails_at_once_and_says_why() {
+        let link = PeerLink::open(1, 2, "127.0.0.1:1".to_owned());
+        let body = Body::AppendEnd(pb::Blank {});
+        let error = link.ask(1, body, Duration::from_secs(5)).await.unwrap_err();
+        assert!(error.to_string().starts_with("node 2: "), "{error}");
+        assert!(!link.is_connected());
+    }
+}

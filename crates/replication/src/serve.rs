@@ -1,0 +1,163 @@
+//! The other end of a link: what a peer asks of this node's groups.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cirrus_proto::internal::v1 as pb;
+use cirrus_proto::internal::v1::link_frame::Body;
+use futures::{Stream, StreamExt as _};
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::convert::{
+    Malformed, append_from_pb, append_result_to_pb, log_id_from_pb, log_id_to_pb, required_vote, vote_to_pb,
+};
+use crate::link::batched;
+use crate::network::APPENDS_IN_FLIGHT;
+use crate::replication::Groups;
+use crate::types::{AppendRequest, Group};
+
+/// Answers that wait for the socket, at most.
+const OUTBOX_FRAMES: usize = 1024;
+
+/// Serves one peer's link until it breaks; the returned stream carries the answers.
+pub(crate) fn serve(
+    groups: Arc<Groups>,
+    incoming: Streaming<pb::LinkMessage>,
+) -> impl Stream<Item = pb::LinkMessage> + Send + 'static {
+    let (outbox, answers) = mpsc::channel(OUTBOX_FRAMES);
+    tokio::spawn(read(groups, incoming, outbox));
+    batched(answers)
+}
+
+async fn read(groups: Arc<Groups>, mut incoming: Streaming<pb::LinkMessage>, outbox: mpsc::Sender<pb::LinkFrame>) {
+    // Append streams by call; dropping a sender ends its stream.
+    let mut appends: HashMap<u64, mpsc::Sender<AppendRequest>> = HashMap::new();
+    while let Ok(Some(message)) = incoming.message().await {
+        for frame in message.frames {
+            let asked = Asked { shard_id: frame.shard_id, call_id: frame.call_id, outbox: outbox.clone() };
+            match frame.body {
+                Some(Body::Append(request)) => asked.append(&groups, request, &mut appends).await,
+                Some(Body::AppendEnd(_)) => drop(appends.remove(&frame.call_id)),
+                Some(body) => drop(tokio::spawn(asked.answer_one(groups.clone(), body))),
+                None => {}
+            }
+        }
+    }
+}
+
+/// A frame that wants an answer.
+struct Asked {
+    shard_id: u32,
+    call_id: u64,
+    outbox: mpsc::Sender<pb::LinkFrame>,
+}
+
+impl Asked {
+    async fn answer(&self, body: Body) {
+        let frame = pb::LinkFrame { shard_id: self.shard_id, call_id: self.call_id, body: Some(body) };
+        // A link that broke has nobody left to answer.
+        let _ = self.outbox.send(frame).await;
+    }
+
+    fn group(&self, groups: &Groups) -> Result<Group, String> {
+        groups.get(self.shard_id).ok_or_else(|| format!("no replica of shard {} here", self.shard_id))
+    }
+
+    /// Hands a request to its stream, which the first request of a call opens.
+    async fn append(
+        self,
+        groups: &Arc<Groups>,
+        request: pb::AppendRequest,
+        appends: &mut HashMap<u64, mpsc::Sender<AppendRequest>>,
+    ) {
+        let request = match append_from_pb(request) {
+            Ok(request) => request,
+            Err(error) => return self.answer(Body::Failed(error.to_string())).await,
+        };
+        let call_id = self.call_id;
+        let stream = match appends.get(&call_id) {
+            Some(stream) => stream,
+            None => match self.group(groups) {
+                Ok(group) => {
+                    let (sender, receiver) = mpsc::channel(2 * APPENDS_IN_FLIGHT);
+                    appends.retain(|_, stream| !stream.is_closed());
+                    tokio::spawn(run_appends(group, receiver, self));
+                    appends.entry(call_id).or_insert(sender)
+                }
+                Err(problem) => return self.answer(Body::Failed(problem)).await,
+            },
+        };
+        // A full or closed channel: the sender broke its in-flight bound, or the stream ended with an
+        // error that is on its way to it. Ending the stream tells it to open another.
+        if stream.try_send(request).is_err() {
+            appends.remove(&call_id);
+        }
+    }
+
+    async fn answer_one(self, groups: Arc<Groups>, body: Body) {
+        let answered = match self.group(&groups) {
+            Ok(_) if matches!(body, Body::Vote(_)) && !groups.may_vote() => {
+                Err("this node restarted a moment ago and does not vote yet".to_owned())
+            }
+            Ok(group) => answer_one(&group, body).await,
+            Err(problem) => Err(problem),
+        };
+        self.answer(answered.unwrap_or_else(Body::Failed)).await;
+    }
+}
+
+async fn run_appends(group: Group, requests: mpsc::Receiver<AppendRequest>, asked: Asked) {
+    let mut results = Box::pin(group.stream_append(ReceiverStream::new(requests)));
+    while let Some(result) = results.next().await {
+        match result {
+            Ok(result) => asked.answer(Body::AppendResponse(append_result_to_pb(result))).await,
+            Err(fatal) => return asked.answer(Body::Failed(fatal.to_string())).await,
+        }
+    }
+    asked.answer(Body::AppendEnd(pb::Blank {})).await;
+}
+
+async fn answer_one(group: &Group, body: Body) -> Result<Body, String> {
+    match body {
+        Body::Heartbeat(request) => {
+            let request = append_from_pb(request).map_err(text)?;
+            let previous = request.prev_log_id;
+            let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+            let response = group.append_entries(request).await.map_err(text)?;
+            Ok(Body::HeartbeatResponse(append_result_to_pb(response.into_stream_result(previous, last))))
+        }
+        Body::Vote(request) => {
+            let pre_vote = request.pre_vote;
+            let request = VoteRequest {
+                vote: required_vote(&request.vote, "VoteRequest").map_err(text)?,
+                last_log_id: request.last_log_id.as_ref().map(log_id_from_pb),
+                leadership_transfer: request.leader_transfer,
+            };
+            let response =
+                if pre_vote { group.pre_vote(request).await } else { group.vote(request).await }.map_err(text)?;
+            Ok(Body::VoteResponse(pb::VoteResponse {
+                vote: Some(vote_to_pb(&response.vote)),
+                last_log_id: response.last_log_id.as_ref().map(log_id_to_pb),
+                granted: response.vote_granted,
+            }))
+        }
+        Body::TransferLeader(request) => {
+            let from = required_vote(&request.from_leader, "TransferLeaderRequest").map_err(text)?;
+            let last = request.last_log_id.as_ref().map(log_id_from_pb);
+            let request = TransferLeaderRequest::new(from, request.to_node_id, last);
+            let refused = match group.handle_transfer_leader(request).await.map_err(text)? {
+                Ok(()) => String::new(),
+                Err(error) => error.to_string(),
+            };
+            Ok(Body::TransferLeaderResponse(pb::TransferLeaderResponse { refused }))
+        }
+        _ => Err(Malformed::new("LinkFrame", "not a request").to_string()),
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

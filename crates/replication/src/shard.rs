@@ -1,0 +1,381 @@
+//! One replica of a shard on this node: its group, its state, its executor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cirrus_proto::internal::v1::Command;
+use cirrus_proto::limits::Limits;
+use cirrus_proto::{Failure, Reason};
+use cirrus_storage::{NodeLog, ShardState};
+use openraft::ReadPolicy;
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::sync::{oneshot, watch};
+
+use crate::convert::Node;
+use crate::executor::{Evaluator, Executor, Meters, outcome_unknown};
+use crate::links::Links;
+use crate::log::LogStore;
+use crate::mailbox::{CommandResult, Envelope, Mailbox, Message};
+use crate::network::NetworkFactory;
+use crate::read_index::{ReadIndex, confirm};
+use crate::state_machine::StateMachine;
+use crate::state_view::StateView;
+use crate::timing::Timing;
+use crate::types::Group;
+
+/// A replica of one shard.
+pub struct Shard {
+    id: u32,
+    node_id: u64,
+    group: Group,
+    state: Arc<ShardState>,
+    mailbox: Mailbox,
+    reads: ReadIndex,
+    applied_next: Arc<AtomicU64>,
+    leader: watch::Receiver<LeaderView>,
+    executor: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// Who leads the shard, as this replica knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaderView {
+    /// The term that this replica has seen.
+    pub term: u64,
+    /// The leader and where it is reached; `None` where none is known.
+    pub leader: Option<(u64, Node)>,
+}
+
+/// What a replica reports of itself.
+#[derive(Clone, Debug)]
+pub struct ShardReport {
+    /// "leader", "follower", "learner" or "candidate".
+    pub role: &'static str,
+    /// The newest term seen.
+    pub term: u64,
+    /// The leader's node id, where known.
+    pub leader: Option<u64>,
+    /// Members that vote.
+    pub voters: BTreeSet<u64>,
+    /// Members that do not.
+    pub learners: BTreeSet<u64>,
+    /// Where members are reached.
+    pub nodes: BTreeMap<u64, Node>,
+    /// Index of the last entry in the log.
+    pub last_log_index: u64,
+    /// Index of the last entry in the state.
+    pub applied_index: u64,
+    /// On the leader: how far each other member's log matches.
+    pub matched: BTreeMap<u64, u64>,
+}
+
+/// What all replicas of a node share.
+pub(crate) struct ShardContext {
+    pub(crate) node_id: u64,
+    pub(crate) log: Arc<NodeLog>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) timing: Timing,
+    pub(crate) limits: Limits,
+}
+
+impl Shard {
+    /// Starts a replica over its opened state.
+    pub(crate) async fn start(
+        context: &ShardContext,
+        shard_id: u32,
+        state: Arc<ShardState>,
+        snapshots: PathBuf,
+        evaluator: Box<dyn Evaluator>,
+    ) -> Result<Arc<Shard>, Failure> {
+        std::fs::create_dir_all(&snapshots)
+            .map_err(|error| Failure::internal(format!("{}: {error}", snapshots.display())))?;
+        let applied_next = Arc::new(AtomicU64::new(0));
+        let state_machine = StateMachine::open(shard_id, state.clone(), snapshots, applied_next.clone())
+            .map_err(|error| Failure::internal(format!("shard {shard_id}: {error}")))?;
+        let log_store = LogStore::new(context.log.shard(shard_id), state.clone());
+        let config =
+            context.timing.raft_config(shard_id).map_err(|error| Failure::invalid_field("replication", error))?;
+        let network = NetworkFactory { shard_id, links: context.links.clone() };
+        let group = Group::new(context.node_id, config, network, log_store, state_machine)
+            .await
+            .map_err(|fatal| Failure::internal(format!("shard {shard_id} does not start: {fatal}")))?;
+        let (mailbox, inbox) = Mailbox::new(context.limits.mailbox_commands);
+        let executor = Executor {
+            shard_id,
+            group: group.clone(),
+            state: state.clone(),
+            limits: context.limits,
+            evaluator,
+            mailbox: mailbox.clone(),
+            inbox,
+            meters: Meters::new(shard_id),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{shard_id}"))
+            .spawn(move || executor.run())
+            .map_err(|error| Failure::internal(format!("no thread for shard {shard_id}: {error}")))?;
+        let (leader_sender, leader) = watch::channel(LeaderView::default());
+        tokio::spawn(follow_leadership(context.node_id, group.clone(), mailbox.clone(), leader_sender));
+        let reads = ReadIndex::start(shard_id, group.clone(), applied_next.clone(), context.limits.mailbox_commands);
+        Ok(Arc::new(Shard {
+            id: shard_id,
+            node_id: context.node_id,
+            group,
+            state,
+            mailbox,
+            reads,
+            applied_next,
+            leader,
+            executor: parking_lot::Mutex::new(Some(thread)),
+        }))
+    }
+
+    /// The shard's id.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// The shard's state, for reads that a barrier has vouched for, or that may be stale.
+    pub fn state(&self) -> &Arc<ShardState> {
+        &self.state
+    }
+
+    /// The newest state, as the engine reads it. Each read, a scan as well, sees one moment.
+    pub fn view(&self) -> StateView<'_> {
+        StateView(&self.state)
+    }
+
+    /// The last applied log index plus one; 0 where nothing was applied.
+    pub fn applied_next(&self) -> u64 {
+        self.applied_next.load(Ordering::Acquire)
+    }
+
+    /// Who leads, and news of it.
+    pub fn leader(&self) -> watch::Receiver<LeaderView> {
+        self.leader.clone()
+    }
+
+    /// Whether this replica leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.leader.borrow().leader.as_ref().is_some_and(|(id, _)| *id == self.node_id)
+    }
+
+    /// Commands that wait for the executor.
+    pub fn mailbox_depth(&self) -> usize {
+        self.mailbox.waiting()
+    }
+
+    /// Queues a command at once; commands of one caller are evaluated in the order of their calls to this.
+    ///
+    /// # Errors
+    /// NOT_LEADER or NO_LEADER where this replica does not lead, MAILBOX_FULL past the bound.
+    pub fn submit(&self, command: Command, deadline: Instant) -> Result<Submitted, Failure> {
+        if !self.leads() {
+            return Err(self.elsewhere());
+        }
+        let (reply_to, reply) = oneshot::channel();
+        let claimed = Arc::new(AtomicBool::new(false));
+        let span = tracing::Span::current();
+        self.mailbox.submit(Envelope { command, deadline, reply_to, span, claimed: claimed.clone() })?;
+        Ok(Submitted { shard_id: self.id, reply, claimed, deadline })
+    }
+
+    /// Runs a command on this replica, which must lead, and waits until its effects are applied.
+    ///
+    /// # Errors
+    /// Those of [`Shard::submit`] and of the command; DEADLINE_EXCEEDED where it was never evaluated,
+    /// OUTCOME_UNKNOWN where it may have been committed.
+    pub async fn execute(&self, command: Command, deadline: Instant) -> CommandResult {
+        let result = self.submit(command, deadline)?.outcome().await;
+        result.map_err(|failure| if failure.reason == Reason::NotLeader { self.elsewhere() } else { failure })
+    }
+
+    /// Returns once reads of [`Shard::view`] are linearizable.
+    ///
+    /// # Errors
+    /// NOT_LEADER, NO_LEADER (no quorum), MAILBOX_FULL, DEADLINE_EXCEEDED.
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Failure> {
+        self.bounded_read(deadline, self.reads.barrier()).await
+    }
+
+    /// Returns once the leader's lease vouches for reads. Cheaper than [`Shard::read_barrier`]; it trusts
+    /// clocks to run at the same rate.
+    ///
+    /// # Errors
+    /// As [`Shard::read_barrier`].
+    pub async fn lease_barrier(&self, deadline: Instant) -> Result<(), Failure> {
+        let confirmed = confirm(self.id, &self.group, &self.applied_next, ReadPolicy::LeaseRead);
+        self.bounded_read(deadline, confirmed).await
+    }
+
+    async fn bounded_read(
+        &self,
+        deadline: Instant,
+        barrier: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<(), Failure> {
+        if !self.leads() {
+            return Err(self.elsewhere());
+        }
+        match tokio::time::timeout_at(deadline.into(), barrier).await {
+            Ok(Err(failure)) if failure.reason == Reason::NotLeader => Err(self.elsewhere()),
+            Ok(result) => result,
+            Err(_) => Err(Failure::new(
+                Reason::DeadlineExceeded,
+                format!("the leader of shard {} did not reach a quorum before the deadline", self.id),
+            )),
+        }
+    }
+
+    /// Where to go instead: NOT_LEADER with the leader's address, or NO_LEADER.
+    pub fn elsewhere(&self) -> Failure {
+        match &self.leader.borrow().leader {
+            Some((id, node)) if *id != self.node_id => {
+                Failure::new(Reason::NotLeader, format!("shard {} is led by node {id} at {}", self.id, node.address))
+                    .with("leader", &node.address)
+                    .with("leader_node_id", id)
+            }
+            _ => Failure::new(Reason::NoLeader, format!("shard {} has no leader at the moment", self.id))
+                .retry_after(Duration::from_millis(50)),
+        }
+    }
+
+    /// Waits until this replica has applied `index`.
+    ///
+    /// # Errors
+    /// DEADLINE_EXCEEDED.
+    pub async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<(), Failure> {
+        if self.applied_next() > index {
+            return Ok(());
+        }
+        let bound = deadline.saturating_duration_since(Instant::now());
+        self.group.wait(Some(bound)).applied_index_at_least(Some(index), "catch up").await.map_err(|error| {
+            Failure::new(Reason::DeadlineExceeded, format!("shard {} has not applied entry {index}: {error}", self.id))
+        })?;
+        Ok(())
+    }
+
+    /// What this replica knows of its group.
+    pub fn report(&self) -> ShardReport {
+        let metrics = self.group.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        ShardReport {
+            role: match metrics.state {
+                ServerState::Leader => "leader",
+                ServerState::Follower => "follower",
+                ServerState::Learner => "learner",
+                _ => "candidate",
+            },
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
+            matched: metrics
+                .replication
+                .into_iter()
+                .flatten()
+                .filter_map(|(id, matched)| Some((id, matched?.index)))
+                .collect(),
+        }
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.mailbox.tell(Message::Stop);
+        let executor = self.executor.lock().take();
+        if let Some(thread) = executor {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!(shard = self.id, "the executor's thread had panicked");
+            }
+        }
+        if let Err(error) = self.group.shutdown().await {
+            tracing::error!(shard = self.id, %error, "the group did not stop cleanly");
+        }
+    }
+}
+
+/// A command that the executor has, or will evaluate.
+pub struct Submitted {
+    shard_id: u32,
+    reply: oneshot::Receiver<CommandResult>,
+    claimed: Arc<AtomicBool>,
+    deadline: Instant,
+}
+
+impl Submitted {
+    /// Waits for the reply, until the deadline.
+    ///
+    /// # Errors
+    /// As [`Shard::execute`].
+    pub async fn outcome(self) -> CommandResult {
+        match tokio::time::timeout_at(self.deadline.into(), self.reply).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(outcome_unknown(self.shard_id)),
+            Err(_) if self.claimed.swap(true, Ordering::AcqRel) => Err(Failure::new(
+                Reason::OutcomeUnknown,
+                format!("shard {} did not commit the request before its deadline; it may yet do so", self.shard_id),
+            )),
+            Err(_) => Err(Failure::new(
+                Reason::DeadlineExceeded,
+                format!("the deadline passed while the request waited for shard {}", self.shard_id),
+            )),
+        }
+    }
+}
+
+/// Tells the executor when this replica may evaluate, and everybody else who leads.
+async fn follow_leadership(node_id: u64, group: Group, mailbox: Mailbox, leader: watch::Sender<LeaderView>) {
+    let mut server = group.server_metrics();
+    let mut data = group.data_metrics();
+    let mut leading: Option<u64> = None;
+    let mut told = false;
+    loop {
+        let (now_leading, view) = {
+            let metrics = server.borrow_watched();
+            let term = metrics.vote.leader_id().term;
+            let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(node_id);
+            let known = metrics
+                .current_leader
+                .and_then(|id| Some((id, metrics.membership_config.membership().get_node(&id)?.clone())));
+            (leads.then_some(term), LeaderView { term, leader: known })
+        };
+        if now_leading != leading {
+            if let Some(term) = leading {
+                mailbox.tell(Message::Follow { term });
+            }
+            (leading, told) = (now_leading, false);
+        }
+        // A new leader evaluates nothing until it has applied everything up to its own first entry.
+        if let Some(term) = leading
+            && !told
+            && data.borrow_watched().last_applied.is_some_and(|applied| applied.leader_id.term == term)
+        {
+            mailbox.tell(Message::Lead { term });
+            told = true;
+        }
+        // Requests are let in once the executor takes them.
+        let announced = if leading.is_some() && !told { LeaderView { leader: None, ..view } } else { view };
+        leader.send_if_modified(|current| {
+            let changed = *current != announced;
+            *current = announced;
+            changed
+        });
+        let stopped = if leading.is_some() && !told {
+            tokio::select! { changed = server.changed() => changed.is_err(), changed = data.changed() => changed.is_err() }
+        } else {
+            server.changed().await.is_err()
+        };
+        if stopped {
+            return;
+        }
+    }
+}

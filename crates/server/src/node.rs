@@ -1,0 +1,112 @@
+//! The service `Node`: what nodes ask of each other. Raft's traffic and snapshots go to the replication crate
+//! untouched; commands and queries run here or nowhere, since the sender has routed them already.
+
+use std::sync::Arc;
+
+use cirrus_proto::internal::v1::node_server::Node;
+use cirrus_proto::internal::v1::{
+    ExecuteRequest, ExecuteResponse, InstallSnapshotResponse, JoinRequest, JoinResponse, LinkMessage, SnapshotChunk,
+    execute_request, execute_response,
+};
+use cirrus_proto::{Failure, NODE_ID_METADATA};
+use futures::stream::BoxStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::edge::Edge;
+use crate::observation::Rpc;
+
+/// Serves the other nodes.
+pub(crate) struct NodeService {
+    edge: Arc<Edge>,
+    execute: Rpc,
+    join: Rpc,
+}
+
+impl NodeService {
+    pub(crate) fn new(edge: Arc<Edge>) -> Self {
+        NodeService { edge, execute: Rpc::new("Node/Execute"), join: Rpc::new("Node/Join") }
+    }
+
+    async fn run(
+        &self,
+        request: Request<ExecuteRequest>,
+        started: std::time::Instant,
+    ) -> Result<ExecuteResponse, Failure> {
+        let deadline = self.edge.deadlines.deadline(started, request.metadata())?;
+        let ExecuteRequest { shard_id, kind } = request.into_inner();
+        let node = &self.edge.node;
+        let (kind, applied_index) = match kind {
+            Some(execute_request::Kind::Command(command)) => {
+                // The sender validated it by its own limits; this node holds to its own.
+                cirrus_engine::validate(&command, &self.edge.limits)?;
+                let executed = node.command_with_index(shard_id, command, deadline, false).await?.value;
+                (execute_response::Kind::Reply(executed.reply), executed.applied_index)
+            }
+            Some(execute_request::Kind::Query(query)) => {
+                let routed = node.query(shard_id, query, deadline, false).await?;
+                (execute_response::Kind::Result(routed.value), 0)
+            }
+            None => return Err(Failure::invalid_field("kind", "one must be set")),
+        };
+        Ok(ExecuteResponse { kind: Some(kind), applied_index })
+    }
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    type LinkStream = BoxStream<'static, Result<LinkMessage, Status>>;
+
+    async fn link(&self, request: Request<Streaming<LinkMessage>>) -> Result<Response<Self::LinkStream>, Status> {
+        let peer = node_id(request.metadata())?;
+        Ok(Response::new(self.edge.node.replication().serve_link(peer, request.into_inner())))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<InstallSnapshotResponse>, Status> {
+        self.edge.node.replication().serve_snapshot(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<ExecuteResponse>, Status> {
+        let observation = self.execute.begin();
+        let outcome = self.run(request, observation.started()).await;
+        observation.answer(crate::edge::code_of(&outcome));
+        Ok(Response::new(outcome?))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let observation = self.join.begin();
+        let outcome = self.edge.node.join(request.into_inner()).await;
+        observation.answer(crate::edge::code_of(&outcome));
+        Ok(Response::new(outcome?))
+    }
+}
+
+/// Who is calling.
+fn node_id(metadata: &MetadataMap) -> Result<u64, Failure> {
+    let id = metadata.get(NODE_ID_METADATA).and_then(|value| value.to_str().ok()?.parse().ok());
+    id.filter(|id| *id != 0).ok_or_else(|| Failure::invalid_field(NODE_ID_METADATA, "must be the caller's node id"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_link_needs_the_callers_id() {
+        let metadata = |value: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(NODE_ID_METADATA, value.parse().unwrap());
+            metadata
+        };
+        assert_eq!(node_id(&metadata("7")).unwrap(), 7);
+        for refused in ["", "0", "seven", "-1"] {
+            assert_eq!(node_id(&metadata(refused)).unwrap_err().metadata["field"], NODE_ID_METADATA);
+        }
+        assert!(node_id(&MetadataMap::new()).is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! The service `Procedures`.
+
+use std::sync::Arc;
+
+use cirrus_cluster::Routed;
+use cirrus_proto::internal::v1::{command, reply};
+use cirrus_proto::v1::procedures_server::Procedures;
+use cirrus_proto::v1::{
+    CallRequest, CallResponse, DeleteLibraryRequest, DeleteLibraryResponse, GetLibraryRequest, GetLibraryResponse,
+    ListLibrariesRequest, ListLibrariesResponse, UploadLibraryRequest, UploadLibraryResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::edge::{Arrival, Edge};
+use crate::observation::Rpc;
+
+/// Serves procedure libraries and calls.
+pub(crate) struct ProceduresService {
+    edge: Arc<Edge>,
+    upload_library: Rpc,
+    list_libraries: Rpc,
+    get_library: Rpc,
+    delete_library: Rpc,
+    call: Rpc,
+}
+
+impl ProceduresService {
+    pub(crate) fn new(edge: Arc<Edge>) -> Self {
+        ProceduresService {
+            edge,
+            upload_library: Rpc::new("Procedures/UploadLibrary"),
+            list_libraries: Rpc::new("Procedures/ListLibraries"),
+            get_library: Rpc::new("Procedures/GetLibrary"),
+            delete_library: Rpc::new("Procedures/DeleteLibrary"),
+            call: Rpc::new("Procedures/Call"),
+        }
+    }
+}
+
+/// An answer that names no leader to go to: libraries are cluster-wide.
+fn anywhere<T>(value: T) -> Routed<T> {
+    Routed { value, leader_address: None }
+}
+
+#[tonic::async_trait]
+impl Procedures for ProceduresService {
+    async fn upload_library(
+        &self,
+        request: Request<UploadLibraryRequest>,
+    ) -> Result<Response<UploadLibraryResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request| async move {
+            node.upload_library(request, arrival.deadline).await.map(anywhere)
+        };
+        self.edge.unary(&self.upload_library, request, handle).await
+    }
+
+    async fn list_libraries(
+        &self,
+        request: Request<ListLibrariesRequest>,
+    ) -> Result<Response<ListLibrariesResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, _| async move { node.list_libraries(arrival.deadline).await.map(anywhere) };
+        self.edge.unary(&self.list_libraries, request, handle).await
+    }
+
+    async fn get_library(&self, request: Request<GetLibraryRequest>) -> Result<Response<GetLibraryResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request: GetLibraryRequest| async move {
+            node.get_library(request.name, arrival.deadline).await.map(anywhere)
+        };
+        self.edge.unary(&self.get_library, request, handle).await
+    }
+
+    async fn delete_library(
+        &self,
+        request: Request<DeleteLibraryRequest>,
+    ) -> Result<Response<DeleteLibraryResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request| async move {
+            node.delete_library(request, arrival.deadline).await.map(anywhere)
+        };
+        self.edge.unary(&self.delete_library, request, handle).await
+    }
+
+    async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
+        let unwrap = |reply| if let reply::Kind::Call(response) = reply { Some(response) } else { None };
+        self.edge.command(&self.call, request, command::Kind::Call, unwrap).await
+    }
+}

@@ -1,0 +1,147 @@
+//! What a configuration must satisfy; each complaint names the key.
+
+use std::net::IpAddr;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{ConfigError, ServerConfig};
+use crate::grpc::MESSAGE_BYTES_MAX;
+
+/// More shards than this cost more threads and files than a node can carry.
+const SHARDS_MAX: u32 = 1024;
+
+/// A terabyte: beyond it a number is a slip.
+const MIB_MAX: usize = 1 << 20;
+
+/// Checks what types cannot express.
+pub(crate) fn validate(config: &ServerConfig) -> Result<(), ConfigError> {
+    require(config.node_id >= 1, "node_id", "node ids count from 1")?;
+    require((1..=SHARDS_MAX).contains(&config.shards), "shards", format!("must be 1 to {SHARDS_MAX}"))?;
+    require(!config.data_dir.as_os_str().is_empty(), "data_dir", "must not be empty")?;
+    addresses(config)?;
+    replication(config)?;
+    limits(config)?;
+    for (field, mib) in [
+        ("storage.block_cache_mib", config.storage.block_cache_mib),
+        ("storage.write_buffer_mib", config.storage.write_buffer_mib),
+    ] {
+        require((1..=MIB_MAX).contains(&mib), field, format!("must be 1 to {MIB_MAX}"))?;
+    }
+    match EnvFilter::try_new(&config.log.filter) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(invalid("log.filter", error.to_string())),
+    }
+}
+
+fn addresses(config: &ServerConfig) -> Result<(), ConfigError> {
+    let (listen_host, _) = host_and_port("listen", &config.listen)?;
+    host_and_port("http_listen", &config.http_listen)?;
+    for address in &config.join {
+        reachable("join", address)?;
+    }
+    match &config.advertise {
+        Some(address) => reachable("advertise", address)?,
+        None if is_unspecified(listen_host) => {
+            let problem = format!("must be set: others cannot reach this node at {}", config.listen);
+            return Err(invalid("advertise", problem));
+        }
+        None => {}
+    }
+    match &config.http_advertise {
+        Some(address) => reachable("http_advertise", address),
+        None => Ok(()),
+    }
+}
+
+fn replication(config: &ServerConfig) -> Result<(), ConfigError> {
+    let timing = &config.replication;
+    require(timing.heartbeat_ms >= 1, "replication.heartbeat_ms", "must be at least 1")?;
+    // Below two heartbeats, one that is late would depose a healthy leader.
+    require(
+        timing.election_min_ms >= 2 * timing.heartbeat_ms,
+        "replication.election_min_ms",
+        format!("{} is below twice heartbeat_ms ({})", timing.election_min_ms, timing.heartbeat_ms),
+    )?;
+    require(
+        timing.election_max_ms > timing.election_min_ms,
+        "replication.election_max_ms",
+        format!("{} is not above election_min_ms ({})", timing.election_max_ms, timing.election_min_ms),
+    )?;
+    require(timing.snapshot_log_entries >= 1, "replication.snapshot_log_entries", "must be at least 1")
+}
+
+fn limits(config: &ServerConfig) -> Result<(), ConfigError> {
+    let limits = &config.limits;
+    let at_least_one: &[(&'static str, usize)] = &[
+        ("limits.key_bytes", limits.key_bytes),
+        ("limits.value_bytes", limits.value_bytes),
+        ("limits.write_set_bytes", limits.write_set_bytes),
+        ("limits.operations", limits.operations),
+        ("limits.library_bytes", limits.library_bytes),
+        ("limits.call_cpu_ms", limits.call_cpu_ms as usize),
+        ("limits.call_memory_bytes", limits.call_memory_bytes),
+        ("limits.call_reply_bytes", limits.call_reply_bytes),
+        ("limits.scan_page_pairs", limits.scan_page_pairs),
+        ("limits.scan_page_bytes", limits.scan_page_bytes),
+        ("limits.mailbox_commands", limits.mailbox_commands),
+        ("limits.session_replies", limits.session_replies),
+        ("limits.session_idle_ms", limits.session_idle_ms as usize),
+        ("limits.connections", limits.connections),
+        ("limits.streams_per_connection", limits.streams_per_connection as usize),
+        ("limits.requests_in_flight", limits.requests_in_flight),
+        ("limits.scan_streams", limits.scan_streams),
+        ("limits.pipeline_streams", limits.pipeline_streams),
+        ("limits.pipeline_requests", limits.pipeline_requests),
+        ("limits.pipeline_bytes", limits.pipeline_bytes),
+        ("limits.deadline_default_ms", limits.deadline_default_ms as usize),
+    ];
+    for (field, value) in at_least_one {
+        require(*value >= 1, field, "must be at least 1")?;
+    }
+    // What a request carries must fit in a message, with room for the message's own fields and, where a
+    // request fails for its size, for saying so.
+    let carried: &[(&'static str, usize)] = &[
+        ("limits.value_bytes", limits.value_bytes),
+        ("limits.write_set_bytes", limits.write_set_bytes),
+        ("limits.library_bytes", limits.library_bytes),
+        ("limits.scan_page_bytes", limits.scan_page_bytes),
+        ("limits.call_reply_bytes", limits.call_reply_bytes),
+    ];
+    for (field, value) in carried {
+        let most = MESSAGE_BYTES_MAX / 2;
+        require(*value <= most, field, format!("{value} is above {most}, half the largest message"))?;
+    }
+    require(
+        limits.deadline_max_ms >= limits.deadline_default_ms,
+        "limits.deadline_max_ms",
+        format!("{} is below deadline_default_ms ({})", limits.deadline_max_ms, limits.deadline_default_ms),
+    )
+}
+
+/// Splits "host:port"; a host of IPv6 stands in brackets.
+fn host_and_port<'a>(field: &'static str, address: &'a str) -> Result<(&'a str, u16), ConfigError> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| {
+        let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+        Some((host, port.parse::<u16>().ok()?)).filter(|(host, _)| !host.is_empty())
+    });
+    parts.ok_or_else(|| invalid(field, format!("{address:?} is not host:port")))
+}
+
+/// An address that others can connect to.
+fn reachable(field: &'static str, address: &str) -> Result<(), ConfigError> {
+    let (host, port) = host_and_port(field, address)?;
+    require(port != 0 && !is_unspecified(host), field, format!("others cannot connect to {address}"))
+}
+
+/// Whether a host stands for every address of the machine.
+pub(crate) fn is_unspecified(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+}
+
+fn require(holds: bool, field: &'static str, problem: impl Into<String>) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(invalid(field, problem)) }
+}
+
+fn invalid(field: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid { field, problem: problem.into() }
+}

@@ -1,0 +1,143 @@
+//! The command line: results on standard output, errors on standard error, a non-zero exit where something failed,
+//! and JSON where a program asks for it.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use cirrus_tests::cluster::{TestCluster, cirrus_binary};
+use cirrus_tests::outcome::TestResult;
+use cirrus_tests::workload::COUNTER_LIBRARY;
+use serde_json::Value;
+use tokio::process::Command;
+
+/// What a run of `cirrus` said and how it ended.
+#[derive(Debug)]
+struct Run {
+    code: i32,
+    output: String,
+    errors: String,
+}
+
+struct CommandLine {
+    endpoints: String,
+}
+
+impl CommandLine {
+    async fn run(&self, arguments: &[&str]) -> Result<Run> {
+        let mut command = Command::new(cirrus_binary()?);
+        command.args(arguments).env("CIRRUS_ENDPOINTS", &self.endpoints);
+        finish(command).await.with_context(|| format!("cirrus {arguments:?}"))
+    }
+
+    /// What a run that succeeds prints; nothing on standard error.
+    async fn succeeds(&self, arguments: &[&str]) -> Result<String> {
+        let run = self.run(arguments).await?;
+        assert_eq!(run.code, 0, "cirrus {arguments:?}: {run:?}");
+        assert_eq!(run.errors, "", "cirrus {arguments:?} succeeds and complains");
+        Ok(run.output)
+    }
+
+    /// What a run that fails says on standard error; nothing on standard output.
+    async fn fails(&self, arguments: &[&str]) -> Result<String> {
+        let run = self.run(arguments).await?;
+        assert_ne!(run.code, 0, "cirrus {arguments:?}: {run:?}");
+        assert_eq!(run.output, "", "cirrus {arguments:?} fails and prints a result");
+        assert!(!run.errors.trim().is_empty(), "cirrus {arguments:?} fails without a word");
+        Ok(run.errors)
+    }
+
+    async fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let output = self.succeeds(&[arguments, &["-o", "json"]].concat()).await?;
+        serde_json::from_str(&output).with_context(|| format!("cirrus {arguments:?} -o json prints {output}"))
+    }
+}
+
+async fn finish(mut command: Command) -> Result<Run> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let ended = command.spawn()?.wait_with_output();
+    let output = tokio::time::timeout(Duration::from_secs(30), ended).await.context("it takes over 30 s")??;
+    Ok(Run {
+        code: output.status.code().context("it was killed")?,
+        output: String::from_utf8(output.stdout)?,
+        errors: String::from_utf8(output.stderr)?,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_on_the_command_line() -> TestResult {
+    let cluster = TestCluster::three_nodes().await?;
+    let cirrus = CommandLine { endpoints: cluster.endpoints().join(",") };
+
+    // Keys and values.
+    let missing = cirrus.run(&["get", "greeting"]).await?;
+    assert_eq!((missing.code, missing.output.as_str()), (1, ""), "{missing:?}");
+    cirrus.succeeds(&["put", "greeting", "hello, world"]).await?;
+    assert_eq!(cirrus.succeeds(&["get", "greeting"]).await?.trim_end_matches('\n'), "hello, world", "the bare value");
+    let one_endpoint = ["get", "greeting", "--endpoints", &cluster.endpoint(3)?];
+    assert_eq!(cirrus.succeeds(&one_endpoint).await?.trim_end_matches('\n'), "hello, world");
+    assert_eq!(cirrus.succeeds(&["incr", "hits", "5"]).await?.trim(), "5");
+    assert_eq!(cirrus.succeeds(&["incr", "hits"]).await?.trim(), "6");
+    let found = cirrus.json(&["get", "greeting"]).await?;
+    assert_eq!(found["value"], "hello, world", "{found}");
+    assert!(found["version"].as_u64().is_some_and(|version| version > 0), "{found}");
+    let scanned = cirrus.succeeds(&["scan"]).await?;
+    let (greeting, hits) = (scanned.find("greeting"), scanned.find("hits"));
+    assert!(greeting.is_some() && greeting < hits, "{scanned}");
+    assert!(cirrus.json(&["scan"]).await?.to_string().contains("hello, world"));
+    cirrus.succeeds(&["delete", "greeting"]).await?;
+    assert_eq!(cirrus.run(&["get", "greeting"]).await?.code, 1);
+
+    // The cluster.
+    let table = cirrus.succeeds(&["status"]).await?;
+    for endpoint in cluster.endpoints() {
+        assert!(table.contains(&endpoint), "{table}");
+    }
+    let status = cirrus.json(&["status"]).await?;
+    assert_eq!(status["nodes"].as_array().context("nodes")?.len(), 3, "{status}");
+    assert_eq!(status["shards"].as_array().context("shards")?.len(), 5, "{status}");
+
+    // Procedures.
+    let source = cluster.directory()?.join("counters.lua");
+    std::fs::write(&source, COUNTER_LIBRARY)?;
+    let source = source.to_str().context("a path in UTF-8")?;
+    cirrus.succeeds(&["proc", "upload", source]).await?;
+    assert!(cirrus.succeeds(&["proc", "list"]).await?.contains("counters"));
+    assert_eq!(cirrus.succeeds(&["proc", "call", "counters.incr", "--key", "hits", "5"]).await?.trim(), "11");
+    assert!(cirrus.succeeds(&["proc", "show", "counters"]).await?.contains("function incr"));
+    assert!(cirrus.json(&["proc", "list"]).await?.to_string().contains("incr"));
+    let broken = cluster.directory()?.join("broken.lua");
+    std::fs::write(&broken, "function f(\n  return 1\nend\n")?;
+    let error = cirrus.fails(&["proc", "upload", broken.to_str().context("a path in UTF-8")?]).await?;
+    assert!(error.contains('2') || error.contains("line"), "a syntax error names its line: {error}");
+    cirrus.succeeds(&["proc", "delete", "counters"]).await?;
+    let error = cirrus.fails(&["proc", "call", "counters.incr", "--key", "hits", "5"]).await?;
+    assert!(error.contains("LIBRARY_NOT_FOUND") || error.contains("counters"), "{error}");
+
+    // What goes wrong.
+    cirrus.succeeds(&["put", "text", "abc"]).await?;
+    let error = cirrus.fails(&["incr", "text"]).await?;
+    assert!(error.contains("NOT_A_NUMBER") || error.contains("number"), "{error}");
+    let error: Value = serde_json::from_str(&cirrus.fails(&["incr", "text", "-o", "json"]).await?)?;
+    assert_eq!(error["error"]["reason"], "NOT_A_NUMBER", "{error}");
+    cirrus.fails(&["put", "", "x"]).await?;
+    cirrus.fails(&["no-such-command"]).await?;
+    let nobody = CommandLine { endpoints: "127.0.0.1:1".to_owned() };
+    let unreachable = nobody.run(&["get", "greeting"]).await?;
+    assert!(unreachable.code > 1, "an outage must not look like a missing key (exit 1): {unreachable:?}");
+    assert!(unreachable.errors.contains("127.0.0.1:1"), "{unreachable:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn help_names_every_command() -> TestResult {
+    let mut command = Command::new(cirrus_binary()?);
+    command.arg("--help");
+    let help = finish(command).await?;
+    assert_eq!(help.code, 0);
+    for name in ["serve", "dev", "status", "get", "put", "delete", "incr", "scan", "proc", "bench"] {
+        assert!(help.output.contains(name), "the help does not name {name}:\n{}", help.output);
+    }
+    Ok(())
+}
