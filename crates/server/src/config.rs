@@ -136,7 +136,7 @@ pub struct StorageSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
-    /// A `tracing` filter. "info,openraft=warn,cirrus_server=debug" adds a span per request.
+    /// A `tracing` filter. "info,openraft=error,cirrus_server=debug" adds a span per request.
     pub filter: String,
     /// For people or for programs.
     pub format: LogFormat,
@@ -341,7 +341,7 @@ impl Default for StorageSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        LogSection { filter: "info,openraft=warn".to_owned(), format: LogFormat::Text }
+        LogSection { filter: "info,openraft=error".to_owned(), format: LogFormat::Text }
     }
 }
 
