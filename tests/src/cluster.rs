@@ -1,7 +1,8 @@
 //! A cluster of real processes.
 //!
 //! Every cluster has a temporary directory and ports of its own, so tests may run at the same time. Its nodes
-//! die with it. When a test panics, the directory stays, and the end of every node's log is printed.
+//! die with it. When a test panics, the directory stays, and the end of every node's log is printed. With
+//! `CIRRUS_TEST_KEEP` set, it stays in any case.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -464,7 +465,7 @@ impl Drop for TestCluster {
                 let _ = process.wait();
             }
         }
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("CIRRUS_TEST_KEEP").is_some() {
             self.keep_logs();
         }
     }

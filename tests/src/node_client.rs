@@ -12,8 +12,24 @@ use cirrus_proto::v1::{
     ReadConsistency, RequestId, ScanRequest, ScanResponse, StatusRequest, StatusResponse, UploadLibraryRequest,
 };
 use cirrus_proto::{Advice, Failure, Reason};
-use tonic::Status;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// Sends every request with its deadline, which tonic's own timeout keeps to itself.
+#[derive(Clone, Copy)]
+pub struct WithDeadline(Duration);
+
+impl Interceptor for WithDeadline {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.set_timeout(self.0);
+        Ok(request)
+    }
+}
+
+/// How requests reach the node.
+type Connection = InterceptedService<Channel, WithDeadline>;
 
 /// A connection to one node, made at the first request and again after it broke.
 #[derive(Clone)]
@@ -21,11 +37,11 @@ pub struct NodeClient {
     /// The node's gRPC address, host:port.
     pub address: String,
     /// The services, for requests that have no method below.
-    pub key_value: KeyValueClient<Channel>,
+    pub key_value: KeyValueClient<Connection>,
     /// See `key_value`.
-    pub procedures: ProceduresClient<Channel>,
+    pub procedures: ProceduresClient<Connection>,
     /// See `key_value`.
-    pub cluster: ClusterClient<Channel>,
+    pub cluster: ClusterClient<Connection>,
 }
 
 impl NodeClient {
@@ -34,7 +50,6 @@ impl NodeClient {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).context("a node's address")?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(1))
-            .timeout(timeout)
             // A paused node keeps its connections open; without this, requests to it would pile up.
             .keep_alive_while_idle(true)
             .http2_keep_alive_interval(Duration::from_secs(2))
@@ -43,9 +58,9 @@ impl NodeClient {
             .connect_lazy();
         Ok(NodeClient {
             address: address.to_owned(),
-            key_value: KeyValueClient::new(channel.clone()),
-            procedures: ProceduresClient::new(channel.clone()),
-            cluster: ClusterClient::new(channel),
+            key_value: KeyValueClient::with_interceptor(channel.clone(), WithDeadline(timeout)),
+            procedures: ProceduresClient::with_interceptor(channel.clone(), WithDeadline(timeout)),
+            cluster: ClusterClient::with_interceptor(channel, WithDeadline(timeout)),
         })
     }
 

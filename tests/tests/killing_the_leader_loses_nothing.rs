@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use cirrus_tests::checker::assert_linearizable;
 use cirrus_tests::cluster::{ClusterOptions, TestCluster};
 use cirrus_tests::outcome::TestResult;
 use cirrus_tests::shards::keys_of_shard;
 use cirrus_tests::workload::{Access, Mix, Workload};
 
-/// The goal is 2 s; the bound leaves room for a machine that is busy with other things.
+/// What is promised. It holds for most rounds: a machine that is busy with other things may be late for one.
+const OUTAGE_PROMISED: Duration = Duration::from_secs(2);
+/// No round may take longer.
 const OUTAGE_MAX: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 3;
 
@@ -21,16 +24,18 @@ async fn writes_resume_and_nothing_acknowledged_is_lost() -> TestResult {
     let mut keys = keys_of_shard(&status, 1, "one", 128);
     keys.extend(keys_of_shard(&status, 2, "two", 128));
 
+    let mut outages = Vec::new();
     for round in 1..=ROUNDS {
         let workload = Workload { clients: 64, keys: keys.clone(), mix: Mix::GET_PUT, pause: Duration::from_millis(2) };
-        let leader = cluster.leader_of_shard(1).await?;
         // A round's checker starts from empty keys.
         for key in &keys {
-            cluster.node(leader)?.delete(key).await?;
+            cluster.node(1)?.delete(key).await?;
         }
         let running = workload.start(Access::Nodes(cluster.all_nodes()?));
         running.wait_for_operations(4000, Duration::from_secs(30)).await?;
 
+        // Asked as late as possible: leaders move back to where they are preferred.
+        let leader = cluster.leader_of_shard(1).await?;
         let killed = running.recorder().elapsed();
         cluster.kill9(leader).await?;
         running.wait_for_operations(4000, Duration::from_secs(30)).await?;
@@ -46,9 +51,13 @@ async fn writes_resume_and_nothing_acknowledged_is_lost() -> TestResult {
             "round {round}: node {leader} killed, writes resumed after {outage:?}; {operations} operations, {unknown} unknown"
         );
         assert_linearizable(&recorder.history());
-        assert!(outage.is_some_and(|outage| outage < OUTAGE_MAX), "writes to the shard resumed after {outage:?}");
+        let outage = outage.context("no write to the shard was acknowledged after the kill")?;
+        assert!(outage < OUTAGE_MAX, "writes to the shard resumed after {outage:?}");
+        outages.push(outage);
         assert!(unknown < operations / 10, "{unknown} of {operations} outcomes are unknown");
         cluster.wait_ready().await?;
     }
+    outages.sort_unstable();
+    assert!(outages[ROUNDS / 2] < OUTAGE_PROMISED, "writes resumed after {outages:?}");
     Ok(())
 }

@@ -39,10 +39,10 @@ impl CommandLine {
         Ok(run.output)
     }
 
-    /// What a run that fails says on standard error; nothing on standard output.
+    /// What a run that fails, with exit 2, says on standard error; nothing on standard output.
     async fn fails(&self, arguments: &[&str]) -> Result<String> {
         let run = self.run(arguments).await?;
-        assert_ne!(run.code, 0, "cirrus {arguments:?}: {run:?}");
+        assert_eq!(run.code, 2, "cirrus {arguments:?}: {run:?}");
         assert_eq!(run.output, "", "cirrus {arguments:?} fails and prints a result");
         assert!(!run.errors.trim().is_empty(), "cirrus {arguments:?} fails without a word");
         Ok(run.errors)
@@ -125,7 +125,7 @@ async fn a_session_on_the_command_line() -> TestResult {
     cirrus.fails(&["no-such-command"]).await?;
     let nobody = CommandLine { endpoints: "127.0.0.1:1".to_owned() };
     let unreachable = nobody.run(&["get", "greeting"]).await?;
-    assert!(unreachable.code > 1, "an outage must not look like a missing key (exit 1): {unreachable:?}");
+    assert_eq!(unreachable.code, 2, "an outage must not look like a missing key (exit 1): {unreachable:?}");
     assert!(unreachable.errors.contains("127.0.0.1:1"), "{unreachable:?}");
     Ok(())
 }

@@ -19,10 +19,15 @@ pub(crate) struct CommandError {
     metadata: Vec<(String, String)>,
     /// Whoever read standard output has gone: nothing to report.
     reader_gone: bool,
+    /// It answers the question that was asked: exit 1, as in every output format.
+    answer: bool,
 }
 
 /// The reason of failures that no node is part of.
 const LOCAL: &str = "LOCAL";
+
+/// The exit code of every failure. 1 is an answer: no value, or a condition that did not hold.
+const TROUBLE: u8 = 2;
 
 impl CommandError {
     pub(crate) fn local(message: impl Into<String>) -> Self {
@@ -32,7 +37,14 @@ impl CommandError {
             outcome_unknown: false,
             metadata: Vec::new(),
             reader_gone: false,
+            answer: false,
         }
+    }
+
+    /// Marks it as the answer to the question that was asked, such as a condition that did not hold.
+    pub(crate) fn as_answer(mut self) -> Self {
+        self.answer = true;
+        self
     }
 
     /// Tells standard error.
@@ -49,7 +61,7 @@ impl CommandError {
                 Format::Json => writeln!(stderr, "{}", self.for_programs()),
             };
         }
-        ExitCode::FAILURE
+        if self.answer { ExitCode::FAILURE } else { ExitCode::from(TROUBLE) }
     }
 
     fn for_people(&self, coloured: bool) -> String {
@@ -85,6 +97,7 @@ impl From<ClientError> for CommandError {
             metadata: error.failure.into_iter().flat_map(|failure| failure.metadata).collect(),
             message: error.message,
             reader_gone: false,
+            answer: false,
         }
     }
 }

@@ -5,7 +5,8 @@
 //! or far.
 //!
 //! Invariants:
-//! - Standard output has the answer and nothing else; errors go to standard error, with a non-zero exit.
+//! - Standard output has the answer and nothing else; errors go to standard error, with exit 2.
+//! - Exit 1 is an answer: `get` found no value, a condition did not hold.
 //! - With `-o json`, both are JSON. Bytes that are not UTF-8 appear as base64 under a name that says so.
 //! - `get` and `proc call` print the bare value, so that a shell can use it.
 

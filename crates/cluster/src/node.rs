@@ -6,11 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cirrus_proto::internal::v1::{
-    Command, ExecuteRequest, Query, QueryResult, Reply, execute_request, execute_response,
+    Command, ExecuteRequest, ExecuteResponse, Query, QueryResult, Reply, execute_request, execute_response,
 };
 use cirrus_proto::limits::Limits;
 use cirrus_proto::{Failure, Reason, routing};
-use cirrus_replication::{Executed, Node, Replication, ReplicationConfig, Shard, Submitted, Timing};
+use cirrus_replication::{Executed, LeaderView, Node, Replication, ReplicationConfig, Shard, Submitted, Timing};
 use cirrus_storage::{LogConfig, StorageConfig};
 use tokio::task::JoinSet;
 
@@ -22,6 +22,9 @@ use crate::{bootstrap, placement, sweep};
 
 /// How long a request waits between looks for a leader.
 const LEADER_POLL: Duration = Duration::from_millis(25);
+/// How long a forwarded request may go on at a node that was deposed meanwhile. One that is alive answers by
+/// then; one that stands still would hold the request until its deadline.
+const DEPOSED_GRACE: Duration = Duration::from_millis(500);
 
 /// What a node needs to know to start.
 #[derive(Clone)]
@@ -236,7 +239,7 @@ impl ClusterNode {
             } else if let Some(address) = self.leader_address(shard_id) {
                 let kind = execute_request::Kind::Command(command.clone());
                 let request = ExecuteRequest { shard_id, kind: Some(kind) };
-                match self.forwarder.execute(&address, request, deadline).await {
+                match self.forward(&address, request, deadline).await {
                     Ok(response) => {
                         let Some(execute_response::Kind::Reply(reply)) = response.kind else {
                             return Err(Failure::internal(format!("{address} answered without a reply")));
@@ -277,7 +280,7 @@ impl ClusterNode {
                     Some(address) => {
                         let kind = execute_request::Kind::Query(query.clone());
                         let request = ExecuteRequest { shard_id, kind: Some(kind) };
-                        match self.forwarder.execute(&address, request, deadline).await {
+                        match self.forward(&address, request, deadline).await {
                             Ok(response) => {
                                 let Some(execute_response::Kind::Result(value)) = response.kind else {
                                     return Err(Failure::internal(format!("{address} answered without a result")));
@@ -296,6 +299,36 @@ impl ClusterNode {
             };
             self.pause_before_retry(shard_id, failure, deadline, may_forward).await?;
         }
+    }
+
+    /// Asks the shard's leader at `address`, for as long as it is not known to be deposed.
+    async fn forward(
+        &self,
+        address: &str,
+        request: ExecuteRequest,
+        deadline: Instant,
+    ) -> Result<ExecuteResponse, Failure> {
+        let shard_id = request.shard_id;
+        tokio::select! {
+            answered = self.forwarder.execute(address, request, deadline) => answered,
+            () = self.deposed(shard_id, address) => Err(Failure::new(
+                Reason::OutcomeUnknown,
+                format!("the node at {address} no longer leads shard {shard_id} and does not answer"),
+            )),
+        }
+    }
+
+    /// Ends [`DEPOSED_GRACE`] after the local replica saw another node lead than the one at `address`.
+    async fn deposed(&self, shard_id: u32, address: &str) {
+        if let Some(shard) = self.replication.shard(shard_id) {
+            let mut leader = shard.leader();
+            let other = |view: &LeaderView| view.leader.as_ref().is_some_and(|(_, node)| node.address != address);
+            if leader.wait_for(other).await.is_ok() {
+                return tokio::time::sleep(DEPOSED_GRACE).await;
+            }
+        }
+        // Without a replica that follows the shard there is nobody to tell.
+        std::future::pending().await
     }
 
     /// Returns to try again where nothing happened and a leader may be there soon; else gives the failure back.

@@ -92,7 +92,9 @@ fn truncated(message: &str) -> &str {
 
 /// The library's text cannot be used.
 pub(crate) fn library_invalid(library: &str, message: impl Into<String>, line: Option<u32>) -> Failure {
-    let failure = Failure::new(Reason::LibraryInvalid, message).with("library", library);
+    let message = message.into();
+    let failure =
+        Failure::new(Reason::LibraryInvalid, message.clone()).with("library", library).with("message", message);
     match line {
         Some(line) => failure.with("line", line),
         None => failure,

@@ -36,6 +36,8 @@ mod snapshot;
 mod snapshot_transfer;
 mod state_machine;
 mod state_view;
+#[cfg(test)]
+mod storage_suite;
 mod timing;
 mod types;
 

@@ -30,6 +30,9 @@ type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult, RPCError<TypeC
 /// Append requests of one stream that may wait for their answers.
 pub(crate) const APPENDS_IN_FLIGHT: usize = 64;
 
+/// How long news of a commit waits for entries to travel with.
+const COMMIT_HOLD: Duration = Duration::from_millis(1);
+
 /// Makes a shard's clients.
 pub(crate) struct NetworkFactory {
     pub(crate) shard_id: u32,
@@ -136,7 +139,14 @@ impl NetStreamAppend<TypeConfig> for Network {
                 let result = self.append_once(request, option.hard_ttl()).await?;
                 return Ok(futures::stream::iter([Ok(result)]).boxed());
             }
-            let (call, answers) = self.link.open_appends().map_err(unreachable)?;
+            let (call, answers) = match self.link.open_appends() {
+                Ok(opened) => opened,
+                Err(down) => {
+                    // openraft backs off where its requests are polled: failing without a poll would spin.
+                    input.next().await;
+                    return Err(unreachable(down));
+                }
+            };
             let call = Arc::new(call);
             let permits = Arc::new(Semaphore::new(APPENDS_IN_FLIGHT));
             let pump = AbortOnDrop(tokio::spawn(pump(self.shard_id, call.clone(), permits.clone(), input)));
@@ -154,15 +164,45 @@ impl Drop for AbortOnDrop {
 }
 
 /// Sends a stream's requests, at most [`APPENDS_IN_FLIGHT`] ahead of the answers.
+///
+/// A request without entries only tells the follower of a commit. Under load the next entries tell it as well,
+/// so such a request is held for [`COMMIT_HOLD`] and dropped if entries come meanwhile: half the messages of a
+/// busy shard. Its answer is not missed, since an answer vouches for everything before it too.
 async fn pump<S>(shard_id: u32, call: Arc<Call>, permits: Arc<Semaphore>, mut input: S)
 where
     S: Stream<Item = AppendRequest> + Unpin,
 {
-    while let Some(request) = input.next().await {
-        let Ok(permit) = permits.acquire().await else { return };
+    let send = async |request: AppendRequest| {
+        let Ok(permit) = permits.acquire().await else { return false };
         permit.forget();
-        if call.send(shard_id, Body::Append(append_to_pb(request))).await.is_err() {
-            return;
+        call.send(shard_id, Body::Append(append_to_pb(request))).await.is_ok()
+    };
+    let mut first = true;
+    let mut held: Option<AppendRequest> = None;
+    loop {
+        // Where the stream ends while a commit is held, the next stream or heartbeat tells of it.
+        let next = match held.take() {
+            None => input.next().await,
+            Some(commit) => match tokio::time::timeout(COMMIT_HOLD, input.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    if !send(commit).await {
+                        return;
+                    }
+                    continue;
+                }
+            },
+        };
+        match next {
+            None => break,
+            // The first request of a stream probes what the follower has.
+            Some(request) if request.entries.is_empty() && !first => held = Some(request),
+            Some(request) => {
+                if !send(request).await {
+                    return;
+                }
+                first = false;
+            }
         }
     }
     // A link that broke meanwhile ends the stream by itself.

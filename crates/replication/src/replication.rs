@@ -296,7 +296,8 @@ async fn supervise(replication: Arc<Replication>, shard: Arc<Shard>) {
             break fatal.clone();
         }
         if metrics.changed().await.is_err() {
-            break Fatal::Stopped;
+            // A core that panicked falls silent; only asking it tells that from one that was stopped.
+            break shard.group().with_raft_state(|_| ()).await.err().unwrap_or(Fatal::Stopped);
         }
     };
     if matches!(fatal, Fatal::Stopped) {
@@ -323,3 +324,6 @@ fn remove_dir(path: &Path) -> std::io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

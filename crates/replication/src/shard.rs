@@ -95,7 +95,14 @@ impl Shard {
         let applied_next = Arc::new(AtomicU64::new(0));
         let state_machine = StateMachine::open(shard_id, state.clone(), snapshots, applied_next.clone())
             .map_err(|error| Failure::internal(format!("shard {shard_id}: {error}")))?;
-        let log_store = LogStore::new(context.log.shard(shard_id), state.clone());
+        let log = context.log.shard(shard_id);
+        if let Some(purged) = log.state().last_purged
+            && state.applied().log_id.is_none_or(|applied| applied.index < purged.index)
+        {
+            let text = format!("shard {shard_id}: entries up to {} are in neither the log nor the state", purged.index);
+            return Err(Failure::internal(text));
+        }
+        let log_store = LogStore::new(log, state.clone());
         let config =
             context.timing.raft_config(shard_id).map_err(|error| Failure::invalid_field("replication", error))?;
         let network = NetworkFactory { shard_id, links: context.links.clone() };
@@ -118,7 +125,8 @@ impl Shard {
             .spawn(move || executor.run())
             .map_err(|error| Failure::internal(format!("no thread for shard {shard_id}: {error}")))?;
         let (leader_sender, leader) = watch::channel(LeaderView::default());
-        tokio::spawn(follow_leadership(context.node_id, group.clone(), mailbox.clone(), leader_sender));
+        let links = context.links.clone();
+        tokio::spawn(follow_leadership(context.node_id, group.clone(), mailbox.clone(), links, leader_sender));
         let reads = ReadIndex::start(shard_id, group.clone(), applied_next.clone(), context.limits.mailbox_commands);
         Ok(Arc::new(Shard {
             id: shard_id,
@@ -333,7 +341,13 @@ impl Submitted {
 }
 
 /// Tells the executor when this replica may evaluate, and everybody else who leads.
-async fn follow_leadership(node_id: u64, group: Group, mailbox: Mailbox, leader: watch::Sender<LeaderView>) {
+async fn follow_leadership(
+    node_id: u64,
+    group: Group,
+    mailbox: Mailbox,
+    links: Arc<Links>,
+    leader: watch::Sender<LeaderView>,
+) {
     let mut server = group.server_metrics();
     let mut data = group.data_metrics();
     let mut leading: Option<u64> = None;
@@ -341,6 +355,11 @@ async fn follow_leadership(node_id: u64, group: Group, mailbox: Mailbox, leader:
     loop {
         let (now_leading, view) = {
             let metrics = server.borrow_watched();
+            // A follower has its links up before it needs them: an election whose first votes wait for a
+            // connection is lost, and costs another timeout.
+            for (id, node) in metrics.membership_config.membership().nodes().filter(|(id, _)| **id != node_id) {
+                links.to(*id, &node.address);
+            }
             let term = metrics.vote.leader_id().term;
             let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(node_id);
             let known = metrics

@@ -60,6 +60,10 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let state = self.state.clone();
         let path = fresh_path(&self.folder, "built");
         let directory = SnapshotDirectory::new(path.clone());
+        if state.applied().log_id.is_none() {
+            // There is nothing to link yet, and nobody to send it to.
+            return Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: directory });
+        }
         let checkpoint = tokio::task::spawn_blocking(move || state.checkpoint(&path))
             .await
             .map_err(std::io::Error::other)?

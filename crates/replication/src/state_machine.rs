@@ -16,7 +16,7 @@ use cirrus_proto::internal::v1 as pb;
 use cirrus_storage::{ApplyBatch, ShardState};
 use futures::{Stream, StreamExt as _};
 use openraft::OptionalSend;
-use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder as _, RaftStateMachine, Snapshot};
 use parking_lot::Mutex;
 use prost::Message as _;
 
@@ -200,8 +200,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             .map_err(into_io)?;
         self.fence = read_fence(&self.state)?;
         self.applied_next.store(next_index(&self.state), Ordering::Release);
-        // The received directory is consumed by the install; a later transfer builds a fresh one.
-        *self.current.lock() = None;
+        // The install consumed the received directory. A leader that has purged what a follower lacks must have a
+        // snapshot to send, or openraft fails the group; so this one is linked anew from the state.
+        self.get_snapshot_builder().await.build_snapshot().await?;
         tracing::info!(shard = self.shard_id, last = ?meta.last_log_id, "installed a snapshot");
         Ok(())
     }

@@ -62,9 +62,9 @@ pub struct ServerConfig {
 pub struct ReplicationSection {
     /// A leader shows itself this often, milliseconds.
     pub heartbeat_ms: u64,
-    /// The shortest wait for a leader before an election, milliseconds.
+    /// The shortest wait between the end of a silent leader's lease and an election, milliseconds.
     pub election_min_ms: u64,
-    /// The longest wait for a leader before an election, milliseconds.
+    /// The longest such wait, and the leader's lease, milliseconds.
     pub election_max_ms: u64,
     /// A snapshot is taken after this many log entries.
     pub snapshot_log_entries: u64,
@@ -510,7 +510,7 @@ mod tests {
             ("shards = 0", &[], &["shards"]),
             ("join = [\"here\"]", &[], &["join", "here", "host:port"]),
             ("[replication]\nheartbeat_ms = 500", &[], &["replication.election_min_ms"]),
-            ("[replication]\nelection_max_ms = 500", &[], &["replication.election_max_ms"]),
+            ("[replication]\nelection_max_ms = 300", &[], &["replication.election_max_ms"]),
             ("[limits]\nconnections = 0", &[], &["limits.connections"]),
             ("[limits]\nvalue_bytes = 16000000", &[], &["limits.value_bytes"]),
             ("[limits]\ndeadline_max_ms = 10", &[], &["limits.deadline_max_ms"]),

@@ -43,6 +43,7 @@ impl Process {
             .args(plan.command_line())
             // These would give every node the same address.
             .env_remove("CIRRUS_ADVERTISE")
+            .env_remove("CIRRUS_JOIN")
             .env_remove("CIRRUS_HTTP_ADVERTISE")
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
