@@ -103,11 +103,7 @@ impl SharedResources {
 
     /// Settings that every instance and column family starts from.
     pub(crate) fn options(&self) -> Options {
-        let mut options = self.options.clone();
-        // Each instance has one writer at a time. RocksDB then inserts next to the last key at no cost, which is
-        // where a log's keys go.
-        options.set_allow_concurrent_memtable_write(false);
-        options
+        self.options.clone()
     }
 
     /// Sets the table format: blocks in the shared cache, cheap compression, a filter where keys are looked up.

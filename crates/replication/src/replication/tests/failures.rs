@@ -109,8 +109,33 @@ async fn writes_go_on_while_followers_fall_behind_the_purge_again_and_again() {
             cluster.put(&format!("writer{writer}"), &nth.to_string()).await;
         }
     }));
+    let began = std::time::Instant::now();
     let faults = async {
-        loop {
+        for round in 0..80 {
+            if round > 40 {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+                for node in &cluster.0 {
+                    let r = node.shard().report();
+                    eprintln!(
+                        "{:?} {} node {} {} term {} leader {:?} last {} applied {} matched {:?} purged {:?} snaps {:?} up {:?} mail {}",
+                        began.elapsed(),
+                        round,
+                        node.id,
+                        r.role,
+                        r.term,
+                        r.leader,
+                        r.last_log_index,
+                        r.applied_index,
+                        r.matched,
+                        node.purged_upto(),
+                        node.snapshots(),
+                        (1..=3).map(|p| node.replication.is_connected(p)).collect::<Vec<_>>(),
+                        node.shard().mailbox_depth()
+                    );
+                }
+                continue;
+            }
+            eprintln!("{:?} round {round}", began.elapsed());
             for follower in &cluster.0[1..] {
                 follower.gateway.close();
                 tokio::time::sleep(Duration::from_millis(60)).await;
@@ -119,7 +144,25 @@ async fn writes_go_on_while_followers_fall_behind_the_purge_again_and_again() {
                 tokio::time::sleep(Duration::from_millis(60)).await;
                 drop(stall);
             }
+            for node in &cluster.0 {
+                let r = node.shard().report();
+                eprintln!(
+                    "  node {} {} term {} leader {:?} last {} applied {} matched {:?} purged {:?} snaps {:?} up {:?} mail {}",
+                    node.id,
+                    r.role,
+                    r.term,
+                    r.leader,
+                    r.last_log_index,
+                    r.applied_index,
+                    r.matched,
+                    node.purged_upto(),
+                    node.snapshots(),
+                    (1..=3).map(|p| node.replication.is_connected(p)).collect::<Vec<_>>(),
+                    node.shard().mailbox_depth()
+                );
+            }
         }
+        std::future::pending::<()>().await
     };
     tokio::select! {
         _ = writers => {}
