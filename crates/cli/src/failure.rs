@@ -42,7 +42,7 @@ impl CommandError {
     }
 
     /// Marks it as the answer to the question that was asked, such as a condition that did not hold.
-    pub(crate) fn as_answer(mut self) -> Self {
+    pub(crate) fn into_answer(mut self) -> Self {
         self.answer = true;
         self
     }

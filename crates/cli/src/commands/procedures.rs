@@ -79,7 +79,7 @@ async fn delete(global: &Global, name: String) -> Outcome {
         Format::Table if deleted => output::line(format!("deleted {name}"))?,
         Format::Table => {
             let failure = Failure::new(Reason::LibraryNotFound, format!("there is no library {name}"));
-            return Err(CommandError::from(ClientError::from(failure)).as_answer());
+            return Err(CommandError::from(ClientError::from(failure)).into_answer());
         }
     }
     Ok(if deleted { ExitCode::SUCCESS } else { ExitCode::FAILURE })

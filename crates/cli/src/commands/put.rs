@@ -45,7 +45,7 @@ pub(super) fn condition_failed(found_version: u64) -> CommandError {
         0 => "the key has no value; nothing was written".to_owned(),
         version => format!("the key has a value of version {version}; nothing was written"),
     };
-    CommandError::from(ClientError::from(Failure::new(Reason::ConditionFailed, message))).as_answer()
+    CommandError::from(ClientError::from(Failure::new(Reason::ConditionFailed, message))).into_answer()
 }
 
 /// The value that an argument stands for.
