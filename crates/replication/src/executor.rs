@@ -39,7 +39,7 @@ use crate::state_view::StateView;
 use crate::types::{ApplyOutcome, Completion, Group, ProposalBytes, WriteResult};
 
 /// Proposals under way at once.
-const IN_FLIGHT_MAX: usize = 2;
+pub(crate) const IN_FLIGHT_MAX: usize = 2;
 /// Commands in one proposal.
 const BATCH_COMMANDS_MAX: usize = 512;
 /// Bytes of effects after which a batch takes no further command.

@@ -47,7 +47,8 @@ impl Timing {
             purge_batch_size: 1024.min(self.keep_log_entries.max(1)),
             max_payload_entries: 4096,
             install_snapshot_timeout: 60_000,
-            backoff: "50ms".to_owned(),
+            // Constant: a single value would double up to a second, and keep a follower that is back waiting.
+            backoff: "50ms 50ms 50ms".to_owned(),
             ..openraft::Config::default()
         };
         Ok(Arc::new(config.validate()?))

@@ -12,6 +12,7 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 
 use super::{DiskStall, HALF_WRITTEN, REFUSED, Settings, TestNode, increment, incremented, put, soon, until, value};
+use crate::executor::IN_FLIGHT_MAX;
 use crate::shard::Shard;
 use crate::state_machine::read_fence;
 use crate::types::{ApplyOutcome, Completion, ProposalBytes};
@@ -23,7 +24,7 @@ async fn commands_see_effects_in_flight_and_are_answered_once_these_are_durable_
     let applied_before = shard.applied_next();
     let stall = DiskStall::begin(&node);
     let mut answers = Vec::new();
-    for nth in 1..=3 {
+    for nth in 1..=IN_FLIGHT_MAX {
         let submitted = shard.submit(increment("counter"), soon()).unwrap();
         answers.push(tokio::spawn(submitted.outcome()));
         // One at a time, so that each is a proposal of its own.
@@ -38,7 +39,7 @@ async fn commands_see_effects_in_flight_and_are_answered_once_these_are_durable_
         assert_eq!(incremented(&executed), nth as i64 + 1, "evaluated on top of those before it");
         assert!(shard.applied_next() > executed.applied_index);
     }
-    assert_eq!(value(&shard, "counter").unwrap(), "3");
+    assert_eq!(value(&shard, "counter").unwrap(), IN_FLIGHT_MAX.to_string());
 }
 
 #[tokio::test(flavor = "multi_thread")]
