@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use crate::convert::vote_to_pb;
+use crate::convert::{log_id_to_pb, vote_to_pb};
 use crate::executor::Evaluator;
 use crate::links::Links;
 use crate::serve::serve;
@@ -247,10 +247,16 @@ impl Replication {
         };
         let received = receive(incoming, folder_of).await.map_err(Status::invalid_argument)?;
         let (arrived, resources) = (received.directory.clone(), self.resources.clone());
-        tokio::task::spawn_blocking(move || Checkpoint::open(arrived.path(), &resources))
+        let checkpoint = tokio::task::spawn_blocking(move || Checkpoint::open(arrived.path(), &resources))
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| Status::invalid_argument(format!("the snapshot is not sound: {error}")))?;
+        if checkpoint.applied.log_id != received.meta.last_log_id.as_ref().map(log_id_to_pb) {
+            let (says, holds) = (received.meta.last_log_id, checkpoint.applied.log_id);
+            return Err(Status::invalid_argument(format!(
+                "the snapshot says it ends at {says:?}, its files at {holds:?}"
+            )));
+        }
         let group = self.groups.get(received.shard_id).ok_or_else(|| Status::unavailable("the replica stopped"))?;
         let snapshot = Snapshot { meta: received.meta, snapshot: received.directory };
         let response = group
