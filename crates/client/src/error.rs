@@ -33,7 +33,7 @@ impl ClientError {
         match &self.failure {
             Some(failure) => failure.reason.as_str(),
             None if self.outcome_unknown => Reason::OutcomeUnknown.as_str(),
-            None => code_name(self.code),
+            None => cirrus_proto::code_name(self.code),
         }
     }
 }
@@ -58,28 +58,5 @@ impl From<Failure> for ClientError {
             outcome_unknown: false,
             failure: Some(failure),
         }
-    }
-}
-
-/// The code's name as google.rpc.Code spells it.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

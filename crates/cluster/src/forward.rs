@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use cirrus_proto::internal::v1::node_client::NodeClient;
 use cirrus_proto::internal::v1::{ExecuteRequest, ExecuteResponse, JoinRequest, JoinResponse};
 use cirrus_proto::{Failure, Reason};
-use cirrus_replication::MESSAGE_BYTES_MAX;
+use cirrus_replication::{MESSAGE_BYTES_MAX, endpoint};
 use parking_lot::Mutex;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// Connections to other nodes, opened on first use.
@@ -24,14 +24,8 @@ impl Forwarder {
         if let Some(client) = clients.get(address) {
             return Ok(client.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| Failure::invalid_field("address", format!("{address:?}: {error}")))?;
-        let channel = endpoint
-            .connect_timeout(Duration::from_secs(1))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .keep_alive_while_idle(true)
+        let channel = endpoint(address)
+            .map_err(|error| Failure::invalid_field("address", format!("{address:?}: {error}")))?
             .connect_lazy();
         let client = NodeClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -11,7 +11,7 @@ use cirrus_proto::internal::v1::{
 use cirrus_proto::limits::Limits;
 use cirrus_proto::{Failure, Reason, routing};
 use cirrus_replication::{Executed, LeaderView, Node, Replication, ReplicationConfig, Shard, Submitted, Timing};
-use cirrus_storage::{LogConfig, StorageConfig};
+use cirrus_storage::StorageConfig;
 use tokio::task::JoinSet;
 
 use crate::catalog_view::CatalogHandle;
@@ -47,8 +47,6 @@ pub struct NodeConfig {
     pub timing: Timing,
     /// Caches and buffers.
     pub storage: StorageConfig,
-    /// The node's log.
-    pub log: LogConfig,
 }
 
 /// A result, and where it came from.
@@ -122,7 +120,6 @@ impl ClusterNode {
                 timing: config.timing.clone(),
                 limits,
                 storage: config.storage.clone(),
-                log: config.log.clone(),
             },
             Arc::new(move |shard_id| Box::new(ShardEvaluator::new(shard_id, limits, for_evaluators.clone()))),
         )?;

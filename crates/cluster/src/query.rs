@@ -1,6 +1,6 @@
 //! Reads of one shard, served from its replica here.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use cirrus_engine::{ShardHead, View, get, shard_scan};
 use cirrus_proto::internal::v1::query::Kind;
@@ -8,7 +8,7 @@ use cirrus_proto::internal::v1::{Query, QueryResult, query_result};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{GetLibraryResponse, ListLibrariesResponse, ReadConsistency};
 use cirrus_proto::{Failure, Reason};
-use cirrus_replication::Shard;
+use cirrus_replication::{Shard, wall_clock};
 
 use crate::catalog;
 use crate::evaluator::CATALOG_SHARD;
@@ -53,6 +53,5 @@ pub(crate) fn library_not_found(name: &str) -> Failure {
 /// The shard's time: this node's clock, but never behind what the shard has already seen, so that what
 /// expired under one leader does not come back under another.
 fn now_ms(view: &dyn View) -> Result<u64, Failure> {
-    let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64);
-    Ok(wall_ms.max(ShardHead::load(view)?.clock_ms))
+    Ok(wall_clock().now_ms.max(ShardHead::load(view)?.clock_ms))
 }

@@ -1,13 +1,13 @@
 //! Giving back the room of what has expired: each shard's leader proposes the deletions.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use cirrus_engine::{Moment, ShardHead, Transaction, evaluate};
+use cirrus_engine::{ShardHead, Transaction, evaluate};
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{Command, SweepExpired, reply};
 use cirrus_proto::{Advice, Failure};
-use cirrus_replication::Shard;
+use cirrus_replication::{Shard, wall_clock};
 
 use crate::node::ClusterNode;
 
@@ -59,8 +59,7 @@ fn sweep_command(limit: u32) -> Command {
 fn is_due(node: &ClusterNode, shard: &Shard) -> Result<bool, Failure> {
     let view = shard.view();
     let mut head = ShardHead::load(&view)?;
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64);
-    head.advance_to(Moment { now_ms });
+    head.advance_to(wall_clock());
     let mut transaction = Transaction::new(&view, head, node.limits());
     let reply = evaluate(&sweep_command(1), &mut transaction)?;
     Ok(matches!(reply.kind, Some(reply::Kind::Sweep(outcome)) if outcome.removed > 0))

@@ -17,7 +17,7 @@ pub mod reason;
 pub mod routing;
 
 pub use failure::Failure;
-pub use reason::{Advice, Reason};
+pub use reason::{Advice, Reason, code_name};
 
 /// The public API, package `cirrus.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

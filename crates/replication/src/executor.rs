@@ -20,10 +20,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use bytes::Bytes;
-use cirrus_engine::{Moment, Overlay, ShardHead, Transaction};
+use cirrus_engine::{Overlay, ShardHead, Transaction};
 use cirrus_proto::internal::v1 as pb;
 use cirrus_proto::internal::v1::{Command, Reply};
 use cirrus_proto::limits::Limits;
@@ -33,6 +33,7 @@ use openraft::errors::ClientWriteError;
 use prost::Message as _;
 use tokio::sync::oneshot;
 
+use crate::clock::wall_clock;
 use crate::mailbox::{CommandResult, Envelope, Executed, Inbox, Mailbox, Message, Settlement};
 use crate::state_machine::read_fence;
 use crate::state_view::StateView;
@@ -212,7 +213,7 @@ impl<E: Evaluator> Executor<E> {
     fn evaluate_batch(&mut self, leading: &mut Leadership, waiting: &mut VecDeque<Envelope>, sequence: u64) -> Batch {
         let mut batch = Batch { effects: Vec::new(), provenance: Vec::new(), replies: Vec::new(), bytes: 0 };
         let now = Instant::now();
-        leading.head.advance_to(Moment { now_ms: unix_ms() });
+        leading.head.advance_to(wall_clock());
         while batch.replies.len() < BATCH_COMMANDS_MAX && batch.bytes < BATCH_BYTES_TARGET {
             let Some(envelope) = waiting.pop_front() else { break };
             self.inbox.release(1);
@@ -324,10 +325,4 @@ pub(crate) fn outcome_unknown(shard_id: u32) -> Failure {
 
 fn effect_bytes(effect: &pb::Effect) -> usize {
     effect.key.len() + if let Some(pb::effect::Change::Put(value)) = &effect.change { value.len() } else { 0 }
-}
-
-/// The wall clock, read once a batch and passed on as a value. A clock before 1970 reads as 0: the shard's
-/// own clock never goes back.
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
 }

@@ -20,6 +20,7 @@
 //!
 //! Next stop on a request's path: `cirrus-engine`, which evaluates; then `cirrus-storage`.
 
+mod clock;
 mod convert;
 mod executor;
 mod link;
@@ -41,9 +42,10 @@ mod storage_suite;
 mod timing;
 mod types;
 
+pub use clock::wall_clock;
 pub use convert::{Malformed, Node};
 pub use executor::{Evaluated, Evaluator};
-pub use link::MESSAGE_BYTES_MAX;
+pub use link::{MESSAGE_BYTES_MAX, endpoint};
 pub use mailbox::{CommandResult, Executed};
 pub use replication::{LinkAnswers, MakeEvaluator, Replication, ReplicationConfig};
 pub use shard::{LeaderView, Shard, ShardReport, Submitted};

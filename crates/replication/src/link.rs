@@ -199,8 +199,11 @@ impl Shared {
     }
 }
 
-/// A channel to a peer, with bounds on how long a dead one goes unnoticed.
-pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+/// How a node connects to another: with bounds on how long a dead one goes unnoticed.
+///
+/// # Errors
+/// An address that is no host:port.
+pub fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(Duration::from_secs(1))
         .tcp_nodelay(true)

@@ -5,11 +5,9 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cirrus_storage::{EncodedEntry, ShardLog, ShardState, StorageError};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use prost::Message as _;
 use tokio::sync::oneshot;
 
 use crate::convert::{entry_from_bytes, entry_to_pb, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb};
@@ -104,12 +102,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let encoded = entries
             .into_iter()
-            .map(|entry| {
-                let (term, index) = (entry.log_id.leader_id.term, entry.log_id.index);
-                let bytes = Bytes::from(entry_to_pb(entry).encode_to_vec());
-                Arc::new(EncodedEntry { term, index, bytes })
-            })
-            .collect();
+            .map(|entry| EncodedEntry::encode(&entry_to_pb(entry)).map(Arc::new))
+            .collect::<Result<_, _>>()
+            .map_err(into_io)?;
         self.log
             .append(encoded, Box::new(move |result| callback.io_completed(result.map_err(into_io))))
             .map_err(into_io)

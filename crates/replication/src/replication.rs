@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1 as pb;
 use cirrus_proto::limits::Limits;
-use cirrus_storage::{Checkpoint, LogConfig, NodeLog, ShardState, SharedResources, StorageConfig};
+use cirrus_storage::{Checkpoint, NodeLog, ShardState, SharedResources, StorageConfig};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
@@ -47,8 +47,6 @@ pub struct ReplicationConfig {
     pub limits: Limits,
     /// Caches and buffers that all shards of the node share.
     pub storage: StorageConfig,
-    /// The node's log.
-    pub log: LogConfig,
 }
 
 /// Makes a shard's evaluator, each time that its executor starts.
@@ -111,8 +109,8 @@ impl Replication {
         let resources = SharedResources::new(config.storage.clone()).map_err(|error| problem(error.to_string()))?;
         let log_dir = config.data_dir.join("log");
         let restarted = log_dir.exists();
-        let log =
-            NodeLog::open(&log_dir, &resources, config.log.clone()).map_err(|error| problem(error.to_string()))?;
+        let log = NodeLog::open(&log_dir, &resources, config.storage.log.clone())
+            .map_err(|error| problem(error.to_string()))?;
         // Snapshots under way when the node stopped are worthless.
         remove_dir(&config.data_dir.join("snapshots")).map_err(|error| problem(error.to_string()))?;
         let context = ShardContext {

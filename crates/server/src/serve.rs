@@ -208,7 +208,6 @@ fn node_config(config: &ServerConfig, address: String, http_address: String) -> 
         limits: config.limits.limits(),
         timing: config.replication.timing(),
         storage: config.storage.storage(),
-        log: cirrus_storage::LogConfig::default(),
     }
 }
 

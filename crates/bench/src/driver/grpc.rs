@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use cirrus_proto::Failure;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
 
 use crate::recorder::OperationError;
 
@@ -26,29 +26,6 @@ pub(crate) fn operation_error(status: &Status, failure: Option<Failure>) -> Oper
             message: failure.message,
             retry_after: failure.retry_after,
         },
-        None => OperationError::new(code_name(status.code()), status.message()),
-    }
-}
-
-/// As in gRPC's documentation.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
+        None => OperationError::new(cirrus_proto::code_name(status.code()), status.message()),
     }
 }

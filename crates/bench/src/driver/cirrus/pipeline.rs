@@ -172,7 +172,7 @@ fn outcome(answer: Option<Outcome>) -> Result<Answer, OperationError> {
         Some(Outcome::Failure(failure)) => {
             let kind = match Reason::parse(&failure.reason) {
                 Some(reason) => reason.as_str(),
-                None => grpc::code_name(Code::from(failure.code)),
+                None => cirrus_proto::code_name(Code::from(failure.code)),
             };
             let retry_after = (failure.retry_after_ms > 0).then(|| Duration::from_millis(failure.retry_after_ms));
             Err(OperationError { kind: kind.into(), message: failure.message, retry_after })

@@ -20,7 +20,7 @@ use cirrus_proto::internal::v1::{self as pb, Command, reply};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{IncrementRequest, PutRequest};
 use cirrus_proto::{Failure, NODE_ID_METADATA, Reason};
-use cirrus_storage::{LogConfig, StorageConfig};
+use cirrus_storage::StorageConfig;
 use parking_lot::{Condvar, Mutex};
 use prost::Message as _;
 use tempfile::TempDir;
@@ -190,7 +190,6 @@ impl TestNode {
             timing: settings.timing.clone(),
             limits: settings.limits,
             storage: StorageConfig::default(),
-            log: LogConfig::default(),
         };
         let make_evaluator: MakeEvaluator = Arc::new(move |_| Box::new(TestEvaluator(for_executor.clone())));
         let mut opened = Replication::open(config.clone(), make_evaluator.clone());
