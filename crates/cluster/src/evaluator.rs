@@ -97,6 +97,10 @@ impl Evaluator for ShardEvaluator {
         sessions::remember(transaction, command, &evaluated.reply)?;
         Ok(evaluated)
     }
+
+    fn may_run_long(&self, command: &Command) -> bool {
+        matches!(command.kind, Some(Kind::Call(_)))
+    }
 }
 
 fn is_procedures_answer(failure: &Failure) -> bool {

@@ -1,4 +1,4 @@
-//! The shard executor: one thread that evaluates the shard's commands in order and proposes their effects.
+//! The shard executor: one task that evaluates the shard's commands in order and proposes their effects.
 //!
 //! ```text
 //! mailbox ─► evaluate each waiting command against state ⊕ overlay ─► one proposal a batch ─► Raft
@@ -23,58 +23,27 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cirrus_engine::{Overlay, ShardHead, Transaction};
+use cirrus_engine::{Overlay, ShardHead};
 use cirrus_proto::internal::v1 as pb;
-use cirrus_proto::internal::v1::{Command, Reply};
-use cirrus_proto::limits::Limits;
 use cirrus_proto::{Failure, Reason};
 use cirrus_storage::ShardState;
 use openraft::errors::ClientWriteError;
 use prost::Message as _;
-use tokio::sync::oneshot;
 
-use crate::clock::wall_clock;
-use crate::mailbox::{CommandResult, Envelope, Executed, Inbox, Mailbox, Message, Settlement};
+use crate::evaluation::{Batch, Evaluation, Evaluator, Leadership, PendingReply, Turn};
+use crate::mailbox::{Envelope, Executed, Inbox, Mailbox, Message, Settlement};
 use crate::state_machine::read_fence;
 use crate::state_view::StateView;
 use crate::types::{ApplyOutcome, Completion, Group, ProposalBytes, WriteResult};
 
 /// Proposals under way at once.
-pub(crate) const IN_FLIGHT_MAX: usize = 2;
-/// Commands in one proposal.
-const BATCH_COMMANDS_MAX: usize = 512;
-/// Bytes of effects after which a batch takes no further command.
-const BATCH_BYTES_TARGET: usize = 1024 * 1024;
-
-/// What runs commands. It owns whatever lives next to the data (Luau VMs, SQLite connections).
-pub trait Evaluator: Send + 'static {
-    /// Runs one command. On an error the executor discards the transaction: no effect remains.
-    /// Returns the reply, and which procedure made the effects if one did.
-    fn evaluate(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure>;
-}
-
-impl Evaluator for Box<dyn Evaluator> {
-    fn evaluate(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
-        (**self).evaluate(command, transaction)
-    }
-}
-
-/// A command's outcome before it is proposed.
-#[derive(Debug)]
-pub struct Evaluated {
-    /// What the client gets, once committed.
-    pub reply: Reply,
-    /// Which procedure and version ran, for the audit trail.
-    pub procedure: Option<(String, u64)>,
-}
-
+pub(crate) const IN_FLIGHT_MAX: usize = 1;
 /// Everything one executor needs.
 pub(crate) struct Executor<E> {
     pub(crate) shard_id: u32,
     pub(crate) group: Group,
     pub(crate) state: Arc<ShardState>,
-    pub(crate) limits: Limits,
-    pub(crate) evaluator: E,
+    pub(crate) evaluation: Evaluation<E>,
     pub(crate) mailbox: Mailbox,
     pub(crate) inbox: Inbox,
     pub(crate) meters: Meters,
@@ -98,40 +67,15 @@ impl Meters {
     }
 }
 
-/// A term that this replica leads, from the executor's side.
-struct Leadership {
-    term: u64,
-    head: ShardHead,
-    overlay: Overlay,
-    /// Of the last proposal handed to Raft.
-    sequence: u64,
-    /// Proposals that have not ended yet.
-    in_flight: usize,
-    /// A proposal did not take effect: nothing is evaluated until all in flight have ended.
-    broken: bool,
-}
-
-/// Commands evaluated for one proposal.
-struct Batch {
-    effects: Vec<pb::Effect>,
-    provenance: Vec<pb::Provenance>,
-    replies: Vec<PendingReply>,
-    bytes: usize,
-}
-
-/// A reply that leaves once its batch is applied.
-struct PendingReply {
-    reply_to: oneshot::Sender<CommandResult>,
-    result: Result<Reply, Failure>,
-    span: tracing::Span,
-}
-
 impl<E: Evaluator> Executor<E> {
     /// Runs until it is told to stop.
-    pub(crate) fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut waiting: VecDeque<Envelope> = VecDeque::new();
         let mut leadership: Option<Leadership> = None;
-        while let Some(message) = self.inbox.wait() {
+        while let Some(message) = self.inbox.wait().await {
+            // Everything else that is ready runs first, with one look at the sockets: commands that arrive
+            // together are evaluated together.
+            tokio::task::yield_now().await;
             let mut next = Some(message);
             while let Some(message) = next {
                 match message {
@@ -154,13 +98,9 @@ impl<E: Evaluator> Executor<E> {
                 }
                 next = self.inbox.poll();
             }
-            match &mut leadership {
+            match leadership.take() {
                 None => self.turn_away(&mut waiting, &not_leader(self.shard_id)),
-                Some(leading) => {
-                    while !waiting.is_empty() && !leading.broken && leading.in_flight < IN_FLIGHT_MAX {
-                        self.propose_batch(leading, &mut waiting);
-                    }
-                }
+                Some(leading) => (leadership, waiting) = self.propose_waiting(leading, waiting).await,
             }
         }
     }
@@ -198,70 +138,34 @@ impl<E: Evaluator> Executor<E> {
         }
     }
 
-    fn propose_batch(&mut self, leading: &mut Leadership, waiting: &mut VecDeque<Envelope>) {
-        let started = Instant::now();
-        let sequence = leading.sequence + 1;
-        let batch = self.evaluate_batch(leading, waiting, sequence);
-        if batch.replies.is_empty() {
-            return;
-        }
-        self.meters.batch_commands.record(batch.replies.len() as f64);
-        self.meters.evaluate_seconds.record(started.elapsed().as_secs_f64());
-        self.propose(leading, batch, sequence);
-    }
-
-    fn evaluate_batch(&mut self, leading: &mut Leadership, waiting: &mut VecDeque<Envelope>, sequence: u64) -> Batch {
-        let mut batch = Batch { effects: Vec::new(), provenance: Vec::new(), replies: Vec::new(), bytes: 0 };
-        let now = Instant::now();
-        leading.head.advance_to(wall_clock());
-        while batch.replies.len() < BATCH_COMMANDS_MAX && batch.bytes < BATCH_BYTES_TARGET {
-            let Some(envelope) = waiting.pop_front() else { break };
-            self.inbox.release(1);
-            if !envelope.claim() {
-                // Its client gave up while it waited, and was told so.
-                continue;
-            }
-            if envelope.deadline <= now {
-                let text = "the deadline passed while the request waited for the shard";
-                envelope.answer(Err(Failure::new(Reason::DeadlineExceeded, text)));
-                continue;
-            }
-            let result = self.evaluate_one(leading, &envelope, sequence, &mut batch);
-            batch.replies.push(PendingReply { reply_to: envelope.reply_to, result, span: envelope.span });
-        }
-        if !batch.effects.is_empty() {
-            batch.effects.push(leading.head.effect());
-        }
-        batch
-    }
-
-    fn evaluate_one(
+    /// Proposes what waits, as far as the bound on proposals under way lets it.
+    async fn propose_waiting(
         &mut self,
-        leading: &mut Leadership,
-        envelope: &Envelope,
-        sequence: u64,
-        batch: &mut Batch,
-    ) -> Result<Reply, Failure> {
-        let _evaluating = envelope.span.enter();
-        tracing::debug!("evaluate");
-        let base = StateView(&self.state);
-        let view = leading.overlay.over(&base);
-        let mut transaction = Transaction::new(&view, leading.head, &self.limits);
-        let evaluated = self.evaluator.evaluate(&envelope.command, &mut transaction)?;
-        let (effects, head) = transaction.finish();
-        leading.head = head;
-        if let Some((procedure, library_version)) = evaluated.procedure {
-            let effect_count = effects.len() as u32;
-            batch.provenance.push(pb::Provenance { procedure, library_version, effect_count });
+        mut leading: Leadership,
+        mut waiting: VecDeque<Envelope>,
+    ) -> (Option<Leadership>, VecDeque<Envelope>) {
+        while !waiting.is_empty() && !leading.broken && leading.in_flight < IN_FLIGHT_MAX {
+            let turn = Turn { leading, waiting };
+            let (turn, batch) = match self.evaluation.evaluate(turn).await {
+                Ok(evaluated) => evaluated,
+                Err(failure) => {
+                    tracing::error!(shard = self.shard_id, %failure, "cannot lead any more");
+                    return (None, VecDeque::new());
+                }
+            };
+            Turn { leading, waiting } = turn;
+            if batch.replies.is_empty() {
+                continue;
+            }
+            self.meters.batch_commands.record(batch.replies.len() as f64);
+            self.meters.evaluate_seconds.record(batch.evaluated_in.as_secs_f64());
+            self.propose(&mut leading, batch).await;
         }
-        leading.overlay.push(sequence, &effects);
-        batch.bytes += effects.iter().map(effect_bytes).sum::<usize>();
-        batch.effects.extend(effects);
-        Ok(evaluated.reply)
+        (Some(leading), waiting)
     }
 
-    fn propose(&self, leading: &mut Leadership, batch: Batch, sequence: u64) {
-        let term = leading.term;
+    async fn propose(&mut self, leading: &mut Leadership, batch: Batch) {
+        let (term, sequence) = (leading.term, leading.sequence + 1);
         let proposal = pb::Proposal { term, sequence, effects: batch.effects, provenance: batch.provenance };
         for pending in &batch.replies {
             tracing::debug!(parent: &pending.span, sequence, "propose");
@@ -276,7 +180,7 @@ impl<E: Evaluator> Executor<E> {
             .responder(completion);
         // Sending only waits while openraft's queue is full. A group that stopped drops the completion,
         // which answers the clients and tells this executor.
-        let _ = futures::executor::block_on(write.into_future());
+        let _ = write.await;
     }
 
     /// Lets the batch's replies leave, on the thread that applied it, then tells the executor.
@@ -321,8 +225,4 @@ pub(crate) fn not_leader(shard_id: u32) -> Failure {
 pub(crate) fn outcome_unknown(shard_id: u32) -> Failure {
     let text = format!("the leader of shard {shard_id} changed before the request was known to be committed");
     Failure::new(Reason::OutcomeUnknown, text)
-}
-
-fn effect_bytes(effect: &pb::Effect) -> usize {
-    effect.key.len() + if let Some(pb::effect::Change::Put(value)) = &effect.change { value.len() } else { 0 }
 }

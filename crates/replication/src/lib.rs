@@ -22,7 +22,9 @@
 
 mod clock;
 mod convert;
+mod evaluation;
 mod executor;
+mod lease;
 mod link;
 mod links;
 mod log;
@@ -44,7 +46,7 @@ mod types;
 
 pub use clock::wall_clock;
 pub use convert::{Malformed, Node};
-pub use executor::{Evaluated, Evaluator};
+pub use evaluation::{Evaluated, Evaluator};
 pub use link::{MESSAGE_BYTES_MAX, endpoint};
 pub use mailbox::{CommandResult, Executed};
 pub use replication::{LinkAnswers, MakeEvaluator, Replication, ReplicationConfig};

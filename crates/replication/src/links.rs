@@ -35,6 +35,11 @@ impl Links {
         }
     }
 
+    /// The link to a peer, if one was ever opened.
+    pub(crate) fn existing(&self, peer: u64) -> Option<Arc<PeerLink>> {
+        self.peers.lock().get(&peer).cloned()
+    }
+
     /// Whether a link to the peer is up; false where none was ever opened.
     pub(crate) fn is_connected(&self, peer: u64) -> bool {
         self.peers.lock().get(&peer).is_some_and(|link| link.is_connected())

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cirrus_proto::internal::v1::{Command, Reply};
 use cirrus_proto::{Failure, Reason};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// A command's answer: its reply once a quorum has fsynced it and this replica applied it.
 pub type CommandResult = Result<Executed, Failure>;
@@ -78,14 +77,14 @@ pub(crate) enum Settlement {
 /// by its own proposals.
 #[derive(Clone)]
 pub(crate) struct Mailbox {
-    sender: mpsc::Sender<Message>,
+    sender: mpsc::UnboundedSender<Message>,
     waiting: Arc<AtomicUsize>,
     bound: usize,
 }
 
 impl Mailbox {
     pub(crate) fn new(bound: usize) -> (Mailbox, Inbox) {
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         (Mailbox { sender, waiting: waiting.clone(), bound }, Inbox { receiver, waiting })
     }
@@ -114,6 +113,11 @@ impl Mailbox {
         let _ = self.sender.send(message);
     }
 
+    /// Waits until the executor is gone.
+    pub(crate) async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -121,24 +125,38 @@ impl Mailbox {
 
 /// The receiving side.
 pub(crate) struct Inbox {
-    receiver: mpsc::Receiver<Message>,
+    receiver: mpsc::UnboundedReceiver<Message>,
     waiting: Arc<AtomicUsize>,
 }
 
 impl Inbox {
     /// Waits for a message; `None` once every sender is gone.
-    pub(crate) fn wait(&self) -> Option<Message> {
-        self.receiver.recv().ok()
+    pub(crate) async fn wait(&mut self) -> Option<Message> {
+        self.receiver.recv().await
     }
 
     /// The next message, if one is there.
-    pub(crate) fn poll(&self) -> Option<Message> {
+    pub(crate) fn poll(&mut self) -> Option<Message> {
         self.receiver.try_recv().ok()
     }
 
     /// Frees the places of commands that left the mailbox.
     pub(crate) fn release(&self, commands: usize) {
-        self.waiting.fetch_sub(commands, Ordering::Relaxed);
+        self.places().release(commands);
+    }
+
+    pub(crate) fn places(&self) -> Places {
+        Places(self.waiting.clone())
+    }
+}
+
+/// The places in a mailbox that commands take while they wait.
+#[derive(Clone)]
+pub(crate) struct Places(Arc<AtomicUsize>);
+
+impl Places {
+    pub(crate) fn release(&self, commands: usize) {
+        self.0.fetch_sub(commands, Ordering::Relaxed);
     }
 }
 

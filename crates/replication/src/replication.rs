@@ -12,16 +12,15 @@ use cirrus_storage::{Checkpoint, NodeLog, ShardState, SharedResources, StorageCo
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
-use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::Fatal;
 use openraft::storage::Snapshot;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use crate::convert::{log_id_to_pb, vote_to_pb};
-use crate::executor::Evaluator;
+use crate::evaluation::Evaluator;
 use crate::links::Links;
+use crate::read_index::{LedShard, ReadIndex};
 use crate::serve::serve;
 use crate::shard::{Shard, ShardContext};
 use crate::snapshot_transfer::receive;
@@ -87,6 +86,19 @@ impl Groups {
         group
     }
 
+    pub(crate) fn led(&self, shard_id: u32) -> Option<LedShard> {
+        self.shards.read().get(&shard_id)?.led()
+    }
+
+    /// Of the leaderships that `node_id` claims, the shards whose replica here holds to it.
+    pub(crate) fn held_by(&self, node_id: u64, claimed: &pb::ConfirmLeader) -> Vec<u32> {
+        let shards = self.shards.read();
+        let holds = |claim: &&pb::Leadership| {
+            shards.get(&claim.shard_id).is_some_and(|shard| shard.holds_to(node_id, claim.term))
+        };
+        claimed.leaderships.iter().filter(holds).map(|claim| claim.shard_id).collect()
+    }
+
     /// A restarted replica forgets the lease that it granted, so it sits out one election timeout before it
     /// votes: lease reads of a living leader stay right.
     pub(crate) fn may_vote(&self) -> bool {
@@ -119,6 +131,7 @@ impl Replication {
             links: Arc::new(Links::new(config.node_id)),
             timing: config.timing.clone(),
             limits: config.limits,
+            reads: ReadIndex::new(config.limits.mailbox_commands),
         };
         let silence = Duration::from_millis(config.timing.election_max_ms);
         let (wanted, wanted_receiver) = mpsc::channel(64);
@@ -127,10 +140,13 @@ impl Replication {
             silent_until: restarted.then(|| Instant::now() + silence),
             wanted: Some(wanted),
         };
+        let groups = Arc::new(groups);
+        let rounds = context.reads.clone().run(Arc::downgrade(&groups), context.links.clone(), silence);
+        tokio::spawn(rounds);
         let replication = Arc::new(Replication {
             context,
             resources,
-            groups: Arc::new(groups),
+            groups,
             make_evaluator,
             failed: Mutex::new(None),
             restarts: Mutex::new(HashMap::new()),
@@ -228,7 +244,7 @@ impl Replication {
     /// Serves a peer's link.
     pub fn serve_link(&self, peer_node_id: u64, incoming: Streaming<pb::LinkMessage>) -> LinkAnswers {
         tracing::debug!(peer = peer_node_id, "serving a link");
-        serve(self.groups.clone(), incoming).map(Ok).boxed()
+        serve(self.groups.clone(), peer_node_id, incoming).map(Ok).boxed()
     }
 
     /// Receives a snapshot from a leader and installs it.
@@ -294,21 +310,9 @@ impl Replication {
 /// failing fails the node.
 async fn supervise(replication: Arc<Replication>, shard: Arc<Shard>) {
     let shard_id = shard.id();
-    let mut metrics = shard.group().metrics();
-    let fatal = loop {
-        if let Err(fatal) = &metrics.borrow_watched().running_state {
-            break fatal.clone();
-        }
-        if metrics.changed().await.is_err() {
-            // A core that panicked falls silent; only asking it tells that from one that was stopped.
-            break shard.group().with_raft_state(|_| ()).await.err().unwrap_or(Fatal::Stopped);
-        }
-    };
-    if matches!(fatal, Fatal::Stopped) {
-        return;
-    }
+    let Some(failure) = shard.failed().await else { return };
     metrics::counter!("cirrus_group_failures_total", "shard" => shard_id.to_string()).increment(1);
-    tracing::error!(shard = shard_id, %fatal, "the group failed");
+    tracing::error!(shard = shard_id, failure, "the group failed");
     let state = shard.state().clone();
     shard.stop().await;
     drop(shard);
@@ -319,7 +323,7 @@ async fn supervise(replication: Arc<Replication>, shard: Arc<Shard>) {
             Err(failure) => tracing::error!(shard = shard_id, %failure, "the group does not restart"),
         }
     }
-    *replication.failed.lock() = Some(format!("shard {shard_id} failed: {fatal}"));
+    *replication.failed.lock() = Some(format!("shard {shard_id} failed: {failure}"));
 }
 
 fn remove_dir(path: &Path) -> std::io::Result<()> {

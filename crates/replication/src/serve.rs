@@ -25,14 +25,20 @@ const OUTBOX_FRAMES: usize = 1024;
 /// Serves one peer's link until it breaks; the returned stream carries the answers.
 pub(crate) fn serve(
     groups: Arc<Groups>,
+    peer: u64,
     incoming: Streaming<pb::LinkMessage>,
 ) -> impl Stream<Item = pb::LinkMessage> + Send + 'static {
     let (outbox, answers) = mpsc::channel(OUTBOX_FRAMES);
-    tokio::spawn(read(groups, incoming, outbox));
+    tokio::spawn(read(groups, peer, incoming, outbox));
     batched(answers)
 }
 
-async fn read(groups: Arc<Groups>, mut incoming: Streaming<pb::LinkMessage>, outbox: mpsc::Sender<pb::LinkFrame>) {
+async fn read(
+    groups: Arc<Groups>,
+    peer: u64,
+    mut incoming: Streaming<pb::LinkMessage>,
+    outbox: mpsc::Sender<pb::LinkFrame>,
+) {
     // Append streams by call; dropping a sender ends its stream.
     let mut appends: HashMap<u64, mpsc::Sender<AppendRequest>> = HashMap::new();
     while let Ok(Some(message)) = incoming.message().await {
@@ -41,6 +47,10 @@ async fn read(groups: Arc<Groups>, mut incoming: Streaming<pb::LinkMessage>, out
             match frame.body {
                 Some(Body::Append(request)) => asked.append(&groups, request, &mut appends).await,
                 Some(Body::AppendEnd(_)) => drop(appends.remove(&frame.call_id)),
+                Some(Body::ConfirmLeader(claimed)) => {
+                    let shard_ids = groups.held_by(peer, &claimed);
+                    asked.answer(Body::ConfirmLeaderResponse(pb::ConfirmLeaderResponse { shard_ids })).await;
+                }
                 Some(body) => drop(tokio::spawn(asked.answer_one(groups.clone(), body))),
                 None => {}
             }

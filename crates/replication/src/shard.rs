@@ -9,19 +9,21 @@ use std::time::{Duration, Instant};
 use cirrus_proto::internal::v1::Command;
 use cirrus_proto::limits::Limits;
 use cirrus_proto::{Failure, Reason};
-use cirrus_storage::{NodeLog, ShardState};
-use openraft::ReadPolicy;
+use cirrus_storage::{NodeLog, ShardLog, ShardState};
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::Fatal;
 use tokio::sync::{oneshot, watch};
 
 use crate::convert::Node;
-use crate::executor::{Evaluator, Executor, Meters, outcome_unknown};
+use crate::evaluation::{Evaluation, Evaluator};
+use crate::executor::{Executor, Meters, outcome_unknown};
+use crate::lease::confirm_lease;
 use crate::links::Links;
 use crate::log::LogStore;
 use crate::mailbox::{CommandResult, Envelope, Mailbox, Message};
 use crate::network::NetworkFactory;
-use crate::read_index::{ReadIndex, confirm};
+use crate::read_index::{LedShard, ReadIndex};
 use crate::state_machine::StateMachine;
 use crate::state_view::StateView;
 use crate::timing::Timing;
@@ -34,10 +36,12 @@ pub struct Shard {
     group: Group,
     state: Arc<ShardState>,
     mailbox: Mailbox,
-    reads: ReadIndex,
+    log: ShardLog,
+    reads: Arc<ReadIndex>,
     applied_next: Arc<AtomicU64>,
     leader: watch::Receiver<LeaderView>,
-    executor: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
+    stopping: AtomicBool,
+    executor: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 /// Who leads the shard, as this replica knows it.
@@ -79,6 +83,7 @@ pub(crate) struct ShardContext {
     pub(crate) links: Arc<Links>,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
+    pub(crate) reads: Arc<ReadIndex>,
 }
 
 impl Shard {
@@ -102,7 +107,7 @@ impl Shard {
             let text = format!("shard {shard_id}: entries up to {} are in neither the log nor the state", purged.index);
             return Err(Failure::internal(text));
         }
-        let log_store = LogStore::new(log, state.clone());
+        let log_store = LogStore::new(log.clone(), state.clone());
         let config =
             context.timing.raft_config(shard_id).map_err(|error| Failure::invalid_field("replication", error))?;
         let network = NetworkFactory { shard_id, links: context.links.clone() };
@@ -114,30 +119,26 @@ impl Shard {
             shard_id,
             group: group.clone(),
             state: state.clone(),
-            limits: context.limits,
-            evaluator,
+            evaluation: Evaluation::new(shard_id, evaluator, state.clone(), context.limits, inbox.places()),
             mailbox: mailbox.clone(),
             inbox,
             meters: Meters::new(shard_id),
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("shard-{shard_id}"))
-            .spawn(move || executor.run())
-            .map_err(|error| Failure::internal(format!("no thread for shard {shard_id}: {error}")))?;
         let (leader_sender, leader) = watch::channel(LeaderView::default());
         let links = context.links.clone();
         tokio::spawn(follow_leadership(context.node_id, group.clone(), mailbox.clone(), links, leader_sender));
-        let reads = ReadIndex::start(shard_id, group.clone(), applied_next.clone(), context.limits.mailbox_commands);
         Ok(Arc::new(Shard {
             id: shard_id,
             node_id: context.node_id,
             group,
             state,
             mailbox,
-            reads,
+            log,
+            reads: context.reads.clone(),
             applied_next,
             leader,
-            executor: parking_lot::Mutex::new(Some(thread)),
+            stopping: AtomicBool::new(false),
+            executor: tokio::sync::Mutex::new(Some(tokio::spawn(executor.run()))),
         }))
     }
 
@@ -210,7 +211,7 @@ impl Shard {
     /// # Errors
     /// NOT_LEADER, NO_LEADER (no quorum), MAILBOX_FULL, DEADLINE_EXCEEDED.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), Failure> {
-        self.bounded_read(deadline, self.reads.barrier()).await
+        self.bounded_read(deadline, self.reads.barrier(self.id)).await
     }
 
     /// Returns once the leader's lease vouches for reads. Cheaper than [`Shard::read_barrier`]; it trusts
@@ -219,7 +220,7 @@ impl Shard {
     /// # Errors
     /// As [`Shard::read_barrier`].
     pub async fn lease_barrier(&self, deadline: Instant) -> Result<(), Failure> {
-        let confirmed = confirm(self.id, &self.group, &self.applied_next, ReadPolicy::LeaseRead);
+        let confirmed = confirm_lease(self.id, &self.group, &self.applied_next);
         self.bounded_read(deadline, confirmed).await
     }
 
@@ -239,6 +240,23 @@ impl Shard {
                 format!("the leader of shard {} did not reach a quorum before the deadline", self.id),
             )),
         }
+    }
+
+    /// The term that this replica leads, with everything up to its own first entry applied, and whose votes it
+    /// takes to show that it still does.
+    pub(crate) fn led(&self) -> Option<LedShard> {
+        let term = {
+            let view = self.leader.borrow();
+            view.leader.as_ref().filter(|(id, _)| *id == self.node_id).map(|_| view.term)?
+        };
+        let server = self.group.server_metrics();
+        let voters = server.borrow_watched().membership_config.membership().get_joint_config().clone();
+        Some(LedShard { term, voters })
+    }
+
+    /// Whether the newest vote of this replica, durable or on its way, is for `node_id` in `term`.
+    pub(crate) fn holds_to(&self, node_id: u64, term: u64) -> bool {
+        self.log.vote().is_some_and(|vote| vote.term == term && vote.node_id == node_id)
     }
 
     /// Where to go instead: NOT_LEADER with the leader's address, or NO_LEADER.
@@ -296,14 +314,31 @@ impl Shard {
         }
     }
 
-    pub(crate) async fn stop(&self) {
-        self.mailbox.tell(Message::Stop);
-        let executor = self.executor.lock().take();
-        if let Some(thread) = executor {
-            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-            if !matches!(joined, Ok(Ok(()))) {
-                tracing::error!(shard = self.id, "the executor's thread had panicked");
+    /// Waits until the group or its executor ends, and tells why; `None` where it was stopped.
+    pub(crate) async fn failed(&self) -> Option<String> {
+        let mut server = self.group.server_metrics();
+        // The core's end closes the channel, a panic as well.
+        let core_ended = async { while server.changed().await.is_ok() {} };
+        let executor_ended = self.mailbox.closed();
+        tokio::select! {
+            () = core_ended => match self.group.with_raft_state(|_| ()).await {
+                Err(Fatal::Stopped) => None,
+                Err(fatal) => Some(fatal.to_string()),
+                Ok(()) => Some("its core fell silent".to_owned()),
+            },
+            () = executor_ended => {
+                (!self.stopping.load(Ordering::Acquire)).then(|| "its executor panicked".to_owned())
             }
+        }
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.mailbox.tell(Message::Stop);
+        if let Some(executor) = self.executor.lock().await.take()
+            && let Err(error) = executor.await
+        {
+            tracing::error!(shard = self.id, %error, "the executor had panicked");
         }
         if let Err(error) = self.group.shutdown().await {
             tracing::error!(shard = self.id, %error, "the group did not stop cleanly");

@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{LinkAnswers, MakeEvaluator, Replication, ReplicationConfig};
 use crate::convert::Node;
-use crate::executor::{Evaluated, Evaluator};
+use crate::evaluation::{Evaluated, Evaluator};
 use crate::link::MESSAGE_BYTES_MAX;
 use crate::mailbox::Executed;
 use crate::shard::Shard;
@@ -128,6 +128,11 @@ impl Evaluator for TestEvaluator {
             return Err(Failure::new(Reason::ProcedureFailed, "as asked"));
         }
         Ok(Evaluated { reply: cirrus_engine::evaluate(command, transaction)?, procedure: None })
+    }
+
+    /// A test may hold an evaluation.
+    fn may_run_long(&self, _: &Command) -> bool {
+        true
     }
 }
 
