@@ -110,6 +110,9 @@ pub(crate) struct ServeArgs {
     /// Data shards of a cluster that this node creates. [default: 8]
     #[arg(long)]
     pub(crate) shards: Option<u32>,
+    /// Threads that serve requests and replicate; 0: one for each processor. [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) worker_threads: Option<usize>,
     /// A TOML file. CIRRUS_* variables win over it, flags win over both.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

@@ -14,6 +14,7 @@ mod arguments;
 mod commands;
 mod failure;
 mod output;
+mod scheduling;
 
 use std::process::ExitCode;
 
@@ -34,10 +35,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Nodes and load use every core; asking a node needs one thread only, and starts sooner so.
+/// Load uses every core; asking a node needs one thread only, and starts sooner so.
 fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, CommandError> {
     let mut builder = match command {
-        Command::Serve(_) | Command::Bench(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Serve(args) => return commands::serve::runtime(args),
+        Command::Bench(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     Ok(builder.enable_all().build()?)

@@ -140,6 +140,7 @@ pub(crate) fn append_to_pb(request: AppendRequest) -> pb::AppendRequest {
         previous: request.prev_log_id.as_ref().map(log_id_to_pb),
         leader_commit: request.leader_commit.as_ref().map(log_id_to_pb),
         entries: request.entries.into_iter().map(entry_to_pb).collect(),
+        silent: false,
     }
 }
 

@@ -21,6 +21,8 @@
 //! Next stop on a request's path: `cirrus-engine`, which evaluates; then `cirrus-storage`.
 
 mod clock;
+mod commit_pacing;
+mod completions;
 mod convert;
 mod evaluation;
 mod executor;
@@ -31,6 +33,7 @@ mod log;
 mod mailbox;
 mod membership;
 mod network;
+mod outbox;
 mod read_index;
 mod replication;
 mod serve;

@@ -14,18 +14,12 @@ use cirrus_proto::NODE_ID_METADATA;
 use cirrus_proto::internal::v1 as pb;
 use cirrus_proto::internal::v1::link_frame::Body;
 use cirrus_proto::internal::v1::node_client::NodeClient;
-use futures::Stream;
 use parking_lot::Mutex;
-use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::{Channel, Endpoint};
 
-/// Frames that wait for the socket, at most; past it senders wait.
-const OUTBOX_FRAMES: usize = 1024;
-/// Frames in one message, at most.
-const MESSAGE_FRAMES_MAX: usize = 256;
-/// Bytes after which a message takes no further frame.
-const MESSAGE_BYTES_TARGET: usize = 512 * 1024;
+use crate::outbox::{Outbox, outbox};
+
 /// The largest message between nodes, bytes: the largest frame is one entry beyond the append limit.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -57,7 +51,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Connection {
-    outbox: Option<mpsc::Sender<pb::LinkFrame>>,
+    outbox: Option<Outbox>,
     waiting: HashMap<u64, Waiter>,
     problem: String,
 }
@@ -91,8 +85,13 @@ impl PeerLink {
     pub(crate) async fn ask(&self, shard_id: u32, body: Body, bound: Duration) -> Result<Body, LinkDown> {
         let (sender, receiver) = oneshot::channel();
         let call = self.register(Waiter::Answer(sender))?;
+        let rides = matches!(body, Body::Heartbeat(_));
         let answered = tokio::time::timeout(bound, async {
-            call.send(shard_id, body).await?;
+            if rides {
+                call.send_riding(shard_id, body).await?
+            } else {
+                call.send(shard_id, body).await?
+            }
             receiver.await.map_err(|_| self.shared.down())
         })
         .await;
@@ -131,15 +130,23 @@ impl Drop for PeerLink {
 /// One call under way. Dropping it forgets its answer.
 pub(crate) struct Call {
     id: u64,
-    outbox: mpsc::Sender<pb::LinkFrame>,
+    outbox: Outbox,
     shared: Arc<Shared>,
 }
 
 impl Call {
     /// Sends a frame of this call; waits while the outbox is full.
     pub(crate) async fn send(&self, shard_id: u32, body: Body) -> Result<(), LinkDown> {
-        let frame = pb::LinkFrame { shard_id, call_id: self.id, body: Some(body) };
-        self.outbox.send(frame).await.map_err(|_| self.shared.down())
+        self.outbox.send(self.frame(shard_id, body)).await.map_err(|_| self.shared.down())
+    }
+
+    /// Sends a frame of this call that is in no hurry; waits while the outbox is full.
+    pub(crate) async fn send_riding(&self, shard_id: u32, body: Body) -> Result<(), LinkDown> {
+        self.outbox.send_riding(self.frame(shard_id, body)).await.map_err(|_| self.shared.down())
+    }
+
+    fn frame(&self, shard_id: u32, body: Body) -> pb::LinkFrame {
+        pb::LinkFrame { shard_id, call_id: self.id, body: Some(body) }
     }
 
     pub(crate) fn down(&self) -> LinkDown {
@@ -152,11 +159,8 @@ impl Drop for Call {
         let forgotten = self.shared.connection.lock().waiting.remove(&self.id);
         if let Some(Waiter::Appends(_)) = forgotten {
             // The peer keeps a stream open until it is told that nothing more comes.
-            let end = pb::LinkFrame { shard_id: 0, call_id: self.id, body: Some(Body::AppendEnd(pb::Blank {})) };
-            if let Err(mpsc::error::TrySendError::Full(end)) = self.outbox.try_send(end) {
-                let outbox = self.outbox.clone();
-                tokio::spawn(async move { outbox.send(end).await.is_ok() });
-            }
+            let end = self.frame(0, Body::AppendEnd(pb::Blank {}));
+            self.outbox.send_detached(end);
         }
     }
 }
@@ -182,7 +186,7 @@ impl Shared {
         }
     }
 
-    fn set_connected(&self, outbox: mpsc::Sender<pb::LinkFrame>) {
+    fn set_connected(&self, outbox: Outbox) {
         let mut connection = self.connection.lock();
         connection.outbox = Some(outbox);
         connection.problem = "the link broke".to_owned();
@@ -240,17 +244,14 @@ async fn keep_connected(own_node_id: u64, address: String, shared: Arc<Shared>) 
     }
 }
 
-async fn connect(
-    own_node_id: u64,
-    address: &str,
-) -> Result<(mpsc::Sender<pb::LinkFrame>, tonic::Streaming<pb::LinkMessage>), String> {
+async fn connect(own_node_id: u64, address: &str) -> Result<(Outbox, tonic::Streaming<pb::LinkMessage>), String> {
     let channel: Channel =
         endpoint(address).map_err(|error| error.to_string())?.connect().await.map_err(|error| error.to_string())?;
     let mut client = NodeClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let (outbox, frames) = mpsc::channel(OUTBOX_FRAMES);
-    let mut request = tonic::Request::new(batched(frames));
+    let (outbox, messages) = outbox();
+    let mut request = tonic::Request::new(messages);
     request.metadata_mut().insert(NODE_ID_METADATA, own_node_id.into());
     let answers = tokio::time::timeout(Duration::from_secs(2), client.link(request))
         .await
@@ -259,42 +260,10 @@ async fn connect(
     Ok((outbox, answers.into_inner()))
 }
 
-/// Frames that are ready together leave in one message; a lone frame leaves at once.
-pub(crate) fn batched(frames: mpsc::Receiver<pb::LinkFrame>) -> impl Stream<Item = pb::LinkMessage> + Send + 'static {
-    futures::stream::unfold(frames, |mut frames| async move {
-        let first = frames.recv().await?;
-        let mut bytes = first.encoded_len();
-        let mut message = pb::LinkMessage { frames: vec![first] };
-        while bytes < MESSAGE_BYTES_TARGET && message.frames.len() < MESSAGE_FRAMES_MAX {
-            let Ok(frame) = frames.try_recv() else { break };
-            bytes += frame.encoded_len();
-            message.frames.push(frame);
-        }
-        Some((message, frames))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use futures::StreamExt as _;
-
-    #[tokio::test]
-    async fn frames_that_wait_together_travel_together_and_in_order() {
-        let (sender, receiver) = mpsc::channel(OUTBOX_FRAMES);
-        for call_id in 0..300 {
-            sender
-                .send(pb::LinkFrame { shard_id: 1, call_id, body: Some(Body::AppendEnd(pb::Blank {})) })
-                .await
-                .unwrap();
-        }
-        drop(sender);
-        let messages: Vec<pb::LinkMessage> = batched(receiver).collect().await;
-        assert_eq!(messages.len(), 2);
-        let calls: Vec<u64> = messages.iter().flat_map(|message| &message.frames).map(|frame| frame.call_id).collect();
-        assert_eq!(calls, (0..300).collect::<Vec<u64>>());
-    }
 
     #[tokio::test]
     async fn a_call_on_a_link_that_is_down_fails_at_once_and_says_why() {

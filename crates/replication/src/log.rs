@@ -10,6 +10,7 @@ use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
+use crate::completions::Completions;
 use crate::convert::{entry_from_bytes, entry_to_pb, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
@@ -22,11 +23,12 @@ pub(crate) struct LogStore {
     log: ShardLog,
     /// Consulted before a purge: the log is the state's write-ahead log.
     state: Arc<ShardState>,
+    completions: Completions,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: ShardLog, state: Arc<ShardState>) -> Self {
-        LogStore { log, state }
+    pub(crate) fn new(log: ShardLog, state: Arc<ShardState>, completions: Completions) -> Self {
+        LogStore { log, state, completions }
     }
 
     fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -105,9 +107,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .map(|entry| EncodedEntry::encode(&entry_to_pb(entry)).map(Arc::new))
             .collect::<Result<_, _>>()
             .map_err(into_io)?;
-        self.log
-            .append(encoded, Box::new(move |result| callback.io_completed(result.map_err(into_io))))
-            .map_err(into_io)
+        let completions = self.completions.clone();
+        let done = move |result: Result<(), StorageError>| {
+            completions.run(move || callback.io_completed(result.map_err(into_io)));
+        };
+        self.log.append(encoded, Box::new(done)).map_err(into_io)
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

@@ -30,9 +30,6 @@ type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult, RPCError<TypeC
 /// Append requests of one stream that may wait for their answers.
 pub(crate) const APPENDS_IN_FLIGHT: usize = 64;
 
-/// How long news of a commit waits for entries to travel with.
-const COMMIT_HOLD: Duration = Duration::from_millis(1);
-
 /// Makes a shard's clients.
 pub(crate) struct NetworkFactory {
     pub(crate) shard_id: u32,
@@ -163,47 +160,31 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Sends a stream's requests, at most [`APPENDS_IN_FLIGHT`] ahead of the answers.
+/// Sends a stream's requests, at most [`APPENDS_IN_FLIGHT`] with entries ahead of the answers.
 ///
-/// A request without entries only tells the follower of a commit. Under load the next entries tell it as well,
-/// so such a request is held for [`COMMIT_HOLD`] and dropped if entries come meanwhile: half the messages of a
-/// busy shard. Its answer is not missed, since an answer vouches for everything before it too.
+/// A request without entries only tells the follower of a commit. It rides along with what else goes to that
+/// follower, is dropped where entries of its stream go with it, and is not answered: the answer to later entries
+/// vouches for everything before them.
 async fn pump<S>(shard_id: u32, call: Arc<Call>, permits: Arc<Semaphore>, mut input: S)
 where
     S: Stream<Item = AppendRequest> + Unpin,
 {
-    let send = async |request: AppendRequest| {
-        let Ok(permit) = permits.acquire().await else { return false };
-        permit.forget();
-        call.send(shard_id, Body::Append(append_to_pb(request))).await.is_ok()
-    };
-    let mut first = true;
-    let mut held: Option<AppendRequest> = None;
-    loop {
-        // Where the stream ends while a commit is held, the next stream or heartbeat tells of it.
-        let next = match held.take() {
-            None => input.next().await,
-            Some(commit) => match tokio::time::timeout(COMMIT_HOLD, input.next()).await {
-                Ok(next) => next,
-                Err(_) => {
-                    if !send(commit).await {
-                        return;
-                    }
-                    continue;
-                }
-            },
+    // The first request of a stream probes what the follower has.
+    let mut probed = false;
+    while let Some(request) = input.next().await {
+        let silent = request.entries.is_empty() && probed;
+        let body = Body::Append(pb::AppendRequest { silent, ..append_to_pb(request) });
+        let sent = if silent {
+            call.send_riding(shard_id, body).await
+        } else {
+            let Ok(permit) = permits.acquire().await else { return };
+            permit.forget();
+            call.send(shard_id, body).await
         };
-        match next {
-            None => break,
-            // The first request of a stream probes what the follower has.
-            Some(request) if request.entries.is_empty() && !first => held = Some(request),
-            Some(request) => {
-                if !send(request).await {
-                    return;
-                }
-                first = false;
-            }
+        if sent.is_err() {
+            return;
         }
+        probed = true;
     }
     // A link that broke meanwhile ends the stream by itself.
     let _ = call.send(shard_id, Body::AppendEnd(pb::Blank {})).await;

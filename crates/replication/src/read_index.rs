@@ -34,8 +34,11 @@ use crate::executor::not_leader;
 use crate::links::Links;
 use crate::replication::Groups;
 
-/// Rounds under way at once, so that one that waits for a peer does not hold up the next.
-const ROUNDS_IN_FLIGHT: usize = 2;
+/// A round usually ends before the next begins, so that reads gather. One that waits for a slow peer
+/// holds up the next this long.
+const ROUND_HOLDS_UP_MAX: Duration = Duration::from_millis(10);
+/// Rounds under way at once, at most.
+const ROUNDS_IN_FLIGHT: usize = 64;
 
 type Answer = Result<(), Failure>;
 
@@ -90,10 +93,12 @@ impl ReadIndex {
             served.record(waiting.values().map(Vec::len).sum::<usize>() as f64);
             let round = Round::begin(&groups, links.own_node_id(), waiting);
             let links = links.clone();
-            tokio::spawn(async move {
+            let round = tokio::spawn(async move {
                 round.run(&links, bound).await;
                 drop(permit);
             });
+            // A round that takes longer goes on by itself.
+            let _ = tokio::time::timeout(ROUND_HOLDS_UP_MAX, round).await;
         }
     }
 }

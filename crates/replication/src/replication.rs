@@ -17,6 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
+use crate::completions::Completions;
 use crate::convert::{log_id_to_pb, vote_to_pb};
 use crate::evaluation::Evaluator;
 use crate::links::Links;
@@ -132,6 +133,7 @@ impl Replication {
             timing: config.timing.clone(),
             limits: config.limits,
             reads: ReadIndex::new(config.limits.mailbox_commands),
+            completions: Completions::start(),
         };
         let silence = Duration::from_millis(config.timing.election_max_ms);
         let (wanted, wanted_receiver) = mpsc::channel(64);

@@ -1,26 +1,24 @@
 //! The other end of a link: what a peer asks of this node's groups.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use cirrus_proto::internal::v1 as pb;
 use cirrus_proto::internal::v1::link_frame::Body;
 use futures::{Stream, StreamExt as _};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use crate::commit_pacing::{Appended, pace_commits};
 use crate::convert::{
     Malformed, append_from_pb, append_result_to_pb, log_id_from_pb, log_id_to_pb, required_vote, vote_to_pb,
 };
-use crate::link::batched;
 use crate::network::APPENDS_IN_FLIGHT;
+use crate::outbox::{Outbox, outbox};
 use crate::replication::Groups;
-use crate::types::{AppendRequest, Group};
-
-/// Answers that wait for the socket, at most.
-const OUTBOX_FRAMES: usize = 1024;
+use crate::types::Group;
 
 /// Serves one peer's link until it breaks; the returned stream carries the answers.
 pub(crate) fn serve(
@@ -28,19 +26,14 @@ pub(crate) fn serve(
     peer: u64,
     incoming: Streaming<pb::LinkMessage>,
 ) -> impl Stream<Item = pb::LinkMessage> + Send + 'static {
-    let (outbox, answers) = mpsc::channel(OUTBOX_FRAMES);
+    let (outbox, answers) = outbox();
     tokio::spawn(read(groups, peer, incoming, outbox));
-    batched(answers)
+    answers
 }
 
-async fn read(
-    groups: Arc<Groups>,
-    peer: u64,
-    mut incoming: Streaming<pb::LinkMessage>,
-    outbox: mpsc::Sender<pb::LinkFrame>,
-) {
+async fn read(groups: Arc<Groups>, peer: u64, mut incoming: Streaming<pb::LinkMessage>, outbox: Outbox) {
     // Append streams by call; dropping a sender ends its stream.
-    let mut appends: HashMap<u64, mpsc::Sender<AppendRequest>> = HashMap::new();
+    let mut appends: HashMap<u64, mpsc::Sender<Appended>> = HashMap::new();
     while let Ok(Some(message)) = incoming.message().await {
         for frame in message.frames {
             let asked = Asked { shard_id: frame.shard_id, call_id: frame.call_id, outbox: outbox.clone() };
@@ -62,14 +55,15 @@ async fn read(
 struct Asked {
     shard_id: u32,
     call_id: u64,
-    outbox: mpsc::Sender<pb::LinkFrame>,
+    outbox: Outbox,
 }
 
 impl Asked {
     async fn answer(&self, body: Body) {
+        let rides = matches!(body, Body::HeartbeatResponse(_));
         let frame = pb::LinkFrame { shard_id: self.shard_id, call_id: self.call_id, body: Some(body) };
         // A link that broke has nobody left to answer.
-        let _ = self.outbox.send(frame).await;
+        let _ = if rides { self.outbox.send_riding(frame).await } else { self.outbox.send(frame).await };
     }
 
     fn group(&self, groups: &Groups) -> Result<Group, String> {
@@ -81,10 +75,11 @@ impl Asked {
         self,
         groups: &Arc<Groups>,
         request: pb::AppendRequest,
-        appends: &mut HashMap<u64, mpsc::Sender<AppendRequest>>,
+        appends: &mut HashMap<u64, mpsc::Sender<Appended>>,
     ) {
+        let silent = request.silent;
         let request = match append_from_pb(request) {
-            Ok(request) => request,
+            Ok(request) => Appended { request, silent },
             Err(error) => return self.answer(Body::Failed(error.to_string())).await,
         };
         let call_id = self.call_id;
@@ -101,8 +96,9 @@ impl Asked {
             },
         };
         // A full or closed channel: the sender broke its in-flight bound, or the stream ended with an
-        // error that is on its way to it. Ending the stream tells it to open another.
-        if stream.try_send(request).is_err() {
+        // error that is on its way to it. Ending the stream tells it to open another. News of a commit may
+        // be lost: heartbeats bring it too.
+        if stream.try_send(request).is_err() && !silent {
             appends.remove(&call_id);
         }
     }
@@ -119,10 +115,19 @@ impl Asked {
     }
 }
 
-async fn run_appends(group: Group, requests: mpsc::Receiver<AppendRequest>, asked: Asked) {
-    let mut results = Box::pin(group.stream_append(ReceiverStream::new(requests)));
+async fn run_appends(group: Group, requests: mpsc::Receiver<Appended>, asked: Asked) {
+    // Results come in the order of the requests.
+    let silent: Arc<Mutex<VecDeque<bool>>> = Arc::default();
+    let asks = silent.clone();
+    let requests = Box::pin(pace_commits(requests).map(move |Appended { request, silent }| {
+        asks.lock().push_back(silent);
+        request
+    }));
+    let mut results = Box::pin(group.stream_append(requests));
     while let Some(result) = results.next().await {
+        let silent = silent.lock().pop_front().unwrap_or(false);
         match result {
+            Ok(Ok(_)) if silent => {}
             Ok(result) => asked.answer(Body::AppendResponse(append_result_to_pb(result))).await,
             Err(fatal) => return asked.answer(Body::Failed(fatal.to_string())).await,
         }

@@ -15,6 +15,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use tokio::sync::{oneshot, watch};
 
+use crate::completions::Completions;
 use crate::convert::Node;
 use crate::evaluation::{Evaluation, Evaluator};
 use crate::executor::{Executor, Meters, outcome_unknown};
@@ -84,6 +85,7 @@ pub(crate) struct ShardContext {
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
     pub(crate) reads: Arc<ReadIndex>,
+    pub(crate) completions: Completions,
 }
 
 impl Shard {
@@ -107,7 +109,7 @@ impl Shard {
             let text = format!("shard {shard_id}: entries up to {} are in neither the log nor the state", purged.index);
             return Err(Failure::internal(text));
         }
-        let log_store = LogStore::new(log.clone(), state.clone());
+        let log_store = LogStore::new(log.clone(), state.clone(), context.completions.clone());
         let config =
             context.timing.raft_config(shard_id).map_err(|error| Failure::invalid_field("replication", error))?;
         let network = NetworkFactory { shard_id, links: context.links.clone() };

@@ -26,7 +26,7 @@ impl Stores {
         let snapshots = directory.join("snapshots");
         std::fs::create_dir_all(&snapshots)?;
         let state_machine = StateMachine::open(SHARD, state.clone(), snapshots, Arc::new(AtomicU64::new(0)))?;
-        Ok((LogStore::new(Arc::new(log).shard(SHARD), state), state_machine))
+        Ok((LogStore::new(Arc::new(log).shard(SHARD), state, Completions::start()), state_machine))
     }
 }
 

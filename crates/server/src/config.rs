@@ -46,6 +46,8 @@ pub struct ServerConfig {
     pub join: Vec<String>,
     /// How many data shards a cluster has that this node creates. Without effect on an existing cluster.
     pub shards: u32,
+    /// Threads that serve requests and replicate; 0: one for each processor.
+    pub worker_threads: usize,
     /// Raft's timing and log retention.
     pub replication: ReplicationSection,
     /// What requests and connections may take.
@@ -176,6 +178,9 @@ pub struct Flags {
     /// `--shards`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shards: Option<u32>,
+    /// `--worker-threads`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_threads: Option<usize>,
 }
 
 /// A configuration that cannot be used. The message names the key and where it was set.
@@ -267,6 +272,7 @@ impl Default for ServerConfig {
             data_dir: PathBuf::from("./cirrus-data"),
             join: Vec::new(),
             shards: 8,
+            worker_threads: 0,
             replication: ReplicationSection::default(),
             limits: LimitsSection::default(),
             storage: StorageSection::default(),

@@ -1,17 +1,22 @@
 //! The gRPC side: which services there are, and what connections and messages may take.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cirrus_proto::internal::v1::node_server::NodeServer;
 use cirrus_proto::v1::cluster_server::ClusterServer;
 use cirrus_proto::v1::key_value_client::KeyValueClient;
-use cirrus_proto::v1::key_value_server::KeyValueServer;
+use cirrus_proto::v1::key_value_server::{KeyValueServer, SERVICE_NAME as KEY_VALUE_SERVICE};
 use cirrus_proto::v1::procedures_server::ProceduresServer;
+use futures::future::{BoxFuture, Either};
+use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
+use tower_service::Service;
 
 use crate::cluster::ClusterService;
 use crate::edge::Edge;
@@ -46,24 +51,54 @@ pub(crate) fn server(streams_per_connection: u32) -> Server {
         .http2_max_header_list_size(HEADER_BYTES_MAX)
 }
 
+/// All services. Nearly every request is for the first, and goes there without the router, which boxes and copies.
+#[derive(Clone)]
+pub(crate) struct Services {
+    key_value: KeyValueServer<KeyValueService>,
+    others: Routes,
+}
+
+impl Service<http::Request<Body>> for Services {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Either<
+        BoxFuture<'static, Result<Self::Response, Infallible>>,
+        <Routes as Service<http::Request<Body>>>::Future,
+    >;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Neither keeps anybody waiting: admission happens in the services.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = request.uri().path().split('/').nth(1);
+        if service == Some(KEY_VALUE_SERVICE) {
+            Either::Left(self.key_value.call(request))
+        } else {
+            Either::Right(self.others.call(request))
+        }
+    }
+}
+
 /// All services.
-pub(crate) fn routes(
+pub(crate) fn services(
     edge: &Arc<Edge>,
     key_value: KeyValueService,
     health: HealthReporter,
-) -> Result<Routes, tonic_reflection::server::Error> {
+) -> Result<Services, tonic_reflection::server::Error> {
     let procedures = ProceduresService::new(Arc::clone(edge));
     let cluster = ClusterService::new(Arc::clone(edge));
     let node = NodeService::new(Arc::clone(edge));
-    let routes = Routes::new(KeyValueServer::new(key_value).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(ProceduresServer::new(procedures).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    let others = Routes::new(ProceduresServer::new(procedures).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ClusterServer::new(cluster))
         .add_service(NodeServer::new(node).max_decoding_message_size(cirrus_replication::MESSAGE_BYTES_MAX))
         .add_service(HealthServer::new(HealthService::from_health_reporter(health)))
         .add_service(reflection().build_v1()?)
         // What most released clients ask for.
         .add_service(reflection().build_v1alpha()?);
-    Ok(routes.prepare())
+    let key_value = KeyValueServer::new(key_value).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    Ok(Services { key_value, others: others.prepare() })
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -123,11 +123,11 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
     let pipelines = Pipelines::new(Arc::clone(&edge), limits, Peers::default(), stop.streams.subscribe());
     let under_way = [edge.requests.clone(), scans.admission().clone(), pipelines.admission().clone()];
     let key_value = KeyValueService::new(Arc::clone(&edge), scans, Arc::new(pipelines));
-    let routes = grpc::routes(&edge, key_value, health)?;
+    let services = grpc::services(&edge, key_value, health)?;
     let incoming = Connections::new(grpc_listener, "grpc", connections_max).into_stream();
     let mut closing = stop.listeners.subscribe();
     let serving =
-        grpc::server(limits.streams_per_connection).serve_with_incoming_shutdown(routes, incoming, async move {
+        grpc::server(limits.streams_per_connection).serve_with_incoming_shutdown(services, incoming, async move {
             // A sender that is gone closes the listener too.
             let _ = closing.wait_for(|closing| *closing).await;
         });

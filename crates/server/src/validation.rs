@@ -7,6 +7,8 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{ConfigError, ServerConfig};
 use crate::grpc::MESSAGE_BYTES_MAX;
 
+/// More threads than any machine has processors.
+const WORKER_THREADS_MAX: usize = 1024;
 /// More shards than this cost more threads and files than a node can carry.
 const SHARDS_MAX: u32 = 1024;
 
@@ -17,6 +19,8 @@ const MIB_MAX: usize = 1 << 20;
 pub(crate) fn validate(config: &ServerConfig) -> Result<(), ConfigError> {
     require(config.node_id >= 1, "node_id", "node ids count from 1")?;
     require((1..=SHARDS_MAX).contains(&config.shards), "shards", format!("must be 1 to {SHARDS_MAX}"))?;
+    let threads = format!("must be 0 to {WORKER_THREADS_MAX}");
+    require(config.worker_threads <= WORKER_THREADS_MAX, "worker_threads", threads)?;
     require(!config.data_dir.as_os_str().is_empty(), "data_dir", "must not be empty")?;
     addresses(config)?;
     replication(config)?;

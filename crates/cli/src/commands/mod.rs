@@ -7,7 +7,7 @@ mod increment;
 mod procedures;
 mod put;
 mod scan;
-mod serve;
+pub(crate) mod serve;
 mod signals;
 mod status;
 

@@ -10,12 +10,42 @@ use super::Outcome;
 use super::signals::StopSignals;
 use crate::arguments::ServeArgs;
 use crate::failure::CommandError;
+use crate::scheduling::prefer_throughput;
+
+/// The node's configuration, from all its layers.
+pub(crate) fn config(args: &ServeArgs) -> Result<ServerConfig, CommandError> {
+    let flags = Flags {
+        node_id: args.node_id,
+        listen: args.listen.clone(),
+        http_listen: args.http_listen.clone(),
+        advertise: args.advertise.clone(),
+        data_dir: args.data_dir.clone(),
+        join: args.join.clone(),
+        shards: args.shards,
+        worker_threads: args.worker_threads,
+    };
+    ServerConfig::load(args.config.as_deref(), &flags).map_err(|error| CommandError::local(error.to_string()))
+}
+
+/// A runtime for a node. One thread alone needs no other to be woken, and no work to be stolen.
+pub(crate) fn runtime(args: &ServeArgs) -> Result<tokio::runtime::Runtime, CommandError> {
+    // Before any other thread is started: they inherit it.
+    prefer_throughput()?;
+    let mut builder = match config(args)?.worker_threads {
+        0 => tokio::runtime::Builder::new_multi_thread(),
+        1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    Ok(builder.enable_all().build()?)
+}
 
 pub(crate) async fn run(args: ServeArgs) -> Outcome {
-    let ServeArgs { node_id, listen, http_listen, advertise, data_dir, join, shards, config, exit_with_parent } = args;
-    let flags = Flags { node_id, listen, http_listen, advertise, data_dir, join, shards };
-    let config =
-        ServerConfig::load(config.as_deref(), &flags).map_err(|error| CommandError::local(error.to_string()))?;
+    let config = config(&args)?;
+    let exit_with_parent = args.exit_with_parent;
     let mut signals = StopSignals::listen()?;
     let parent = exit_with_parent.then(parent_end).transpose()?;
     let stop = async move {

@@ -9,6 +9,7 @@
 
 mod body;
 mod exchange;
+mod socket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::ClientConfig;
+use socket::Socket;
 
 /// What a node may send ahead of what a caller has read, for one answer and for the whole connection.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -66,7 +68,7 @@ impl Connection {
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_max_send_streams(INITIAL_STREAMS)
-            .handshake::<_, Bytes>(socket)
+            .handshake::<_, Bytes>(Socket(socket))
             .await
             .map_err(|error| error.to_string())?;
         let mut pings = connection.ping_pong().expect("invariant: ping_pong is taken once");
@@ -104,7 +106,7 @@ struct Keepalive {
 }
 
 async fn drive(
-    mut connection: h2::client::Connection<TcpStream, Bytes>,
+    mut connection: h2::client::Connection<Socket, Bytes>,
     mut pings: PingPong,
     keepalive: Keepalive,
     has_ended: Arc<AtomicBool>,

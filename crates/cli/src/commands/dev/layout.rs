@@ -17,11 +17,12 @@ pub(crate) struct NodePlan {
     /// Node 1 creates the cluster, the others join it there.
     join: Option<String>,
     shards: Option<u32>,
+    worker_threads: usize,
 }
 
 impl NodePlan {
-    /// The nodes in the order of their ids, from 1.
-    pub(crate) fn all(args: &DevArgs) -> Vec<NodePlan> {
+    /// The nodes in the order of their ids, from 1. They share the machine's processors.
+    pub(crate) fn all(args: &DevArgs, processors: usize) -> Vec<NodePlan> {
         let address = |port: u16| format!("127.0.0.1:{port}");
         (1..=args.nodes)
             .map(|number| {
@@ -34,6 +35,7 @@ impl NodePlan {
                     directory,
                     join: (number > 1).then(|| address(args.base_port + 1)),
                     shards: args.shards,
+                    worker_threads: (processors / usize::from(args.nodes)).max(1),
                 }
             })
             .collect()
@@ -53,6 +55,7 @@ impl NodePlan {
         if let Some(shards) = self.shards {
             flag("--shards", shards.to_string().into());
         }
+        flag("--worker-threads", self.worker_threads.to_string().into());
         arguments
     }
 }
@@ -64,16 +67,18 @@ mod tests {
     #[test]
     fn ports_directories_and_flags_are_those_that_scripts_rely_on() {
         let args = DevArgs { nodes: 3, data_dir: "/d".into(), base_port: 7200, shards: Some(4), ready_timeout_ms: 1 };
-        let nodes = NodePlan::all(&args);
+        let nodes = NodePlan::all(&args, 8);
         assert_eq!(nodes.len(), 3);
         assert_eq!((nodes[0].address.as_str(), nodes[0].http_address.as_str()), ("127.0.0.1:7201", "127.0.0.1:7281"));
         let line = |node: &NodePlan| node.command_line().join(" ".as_ref()).into_string().unwrap_or_default();
         assert_eq!(
             line(&nodes[0]),
             "serve --exit-with-parent --node-id 1 --listen 127.0.0.1:7201 --http-listen 127.0.0.1:7281 \
-             --data-dir /d/node-1/data --shards 4"
+             --data-dir /d/node-1/data --shards 4 --worker-threads 2"
         );
-        assert!(line(&nodes[2]).ends_with("--data-dir /d/node-3/data --join 127.0.0.1:7201 --shards 4"));
+        assert!(
+            line(&nodes[2]).ends_with("--data-dir /d/node-3/data --join 127.0.0.1:7201 --shards 4 --worker-threads 2")
+        );
         assert_eq!(nodes[2].log, PathBuf::from("/d/node-3/node.log"));
     }
 }

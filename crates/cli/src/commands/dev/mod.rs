@@ -28,7 +28,8 @@ use crate::output;
 const LOG_LINES: usize = 10;
 
 pub(crate) async fn run(args: DevArgs, format: Format) -> Outcome {
-    let plans = NodePlan::all(&args);
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let plans = NodePlan::all(&args, processors);
     check_ports(&plans)?;
     let mut signals = StopSignals::listen()?;
     let started: Vec<Process> = plans.iter().cloned().map(Process::start).collect::<Result<_, _>>()?;
