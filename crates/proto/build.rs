@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "cirrus/v1/cluster.proto",
         "cirrus/internal/v1/replication.proto",
         "cirrus/internal/v1/node.proto",
+        "cirrus/internal/v1/log.proto",
     ];
     let descriptors = protox::compile(files, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

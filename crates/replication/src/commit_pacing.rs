@@ -88,7 +88,7 @@ mod tests {
     use crate::types::{Entry, Payload, Vote};
 
     fn id(index: u64) -> LogId {
-        LogId::new(openraft::vote::leader_id_std::CommittedLeaderId::new(1, 1), index)
+        LogId::new(openraft::vote::leader_id_std::CommittedLeaderId::new(1), index)
     }
 
     fn append(entry: Option<u64>, commit: u64) -> Appended {

@@ -322,15 +322,20 @@ impl Shard {
         // The core's end closes the channel, a panic as well.
         let core_ended = async { while server.changed().await.is_ok() {} };
         let executor_ended = self.mailbox.closed();
-        tokio::select! {
-            () = core_ended => match self.group.with_raft_state(|_| ()).await {
-                Err(Fatal::Stopped) => None,
-                Err(fatal) => Some(fatal.to_string()),
-                Ok(()) => Some("its core fell silent".to_owned()),
-            },
-            () = executor_ended => {
-                (!self.stopping.load(Ordering::Acquire)).then(|| "its executor panicked".to_owned())
-            }
+        let executor_alone = tokio::select! {
+            () = core_ended => false,
+            () = executor_ended => true,
+        };
+        if self.stopping.load(Ordering::Acquire) {
+            return None;
+        }
+        if executor_alone {
+            return Some("its executor panicked".to_owned());
+        }
+        match self.group.with_raft_state(|_| ()).await {
+            Err(Fatal::Stopped) => None,
+            Err(fatal) => Some(fatal.to_string()),
+            Ok(()) => Some("its core fell silent".to_owned()),
         }
     }
 

@@ -10,6 +10,7 @@ use openraft::impls::BoxedErrorSource;
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
+use crate::completions::Completions;
 use crate::log::{LogStore, into_io};
 use crate::state_machine::StateMachine;
 use crate::types::TypeConfig;
@@ -21,7 +22,9 @@ struct Stores(SharedResources);
 
 impl Stores {
     fn open(&self, directory: &Path) -> Result<(LogStore, StateMachine), std::io::Error> {
-        let log = NodeLog::open(&directory.join("log"), &self.0, LogConfig::default()).map_err(into_io)?;
+        // The suite opens many logs, and each fills its first segment with zeros.
+        let config = LogConfig { segment_bytes: 256 << 10, ..LogConfig::default() };
+        let log = NodeLog::open(&directory.join("log"), &self.0, config).map_err(into_io)?;
         let state = Arc::new(ShardState::open(&directory.join("state"), &self.0).map_err(into_io)?);
         let snapshots = directory.join("snapshots");
         std::fs::create_dir_all(&snapshots)?;

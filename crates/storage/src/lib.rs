@@ -1,7 +1,7 @@
 //! What a node keeps on disk: the [`NodeLog`] of all its shards, and one [`ShardState`] for each shard.
 //!
 //! ```text
-//!   append, vote ─► NodeLog ─ one queue, one writer thread, one fsync a batch ─► RocksDB, write-ahead log on
+//!   append, vote ─► NodeLog ─ one queue, one writer thread, one fsync a batch ─► segment files
 //!                      └─ tail cache ─► replication and apply read recent entries from memory
 //!   committed    ─► ShardState::apply ─ effects + applied id in one batch ──────► RocksDB, write-ahead log off
 //!                      └─ checkpoint (hard links) ─► a snapshot to send ─► ShardState::install on another node

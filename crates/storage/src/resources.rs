@@ -62,7 +62,7 @@ impl SharedResources {
         let mut options = Options::default();
         options.set_env(&env);
         options.set_max_background_jobs(threads);
-        // A stall would block the log's writer thread on some other shard's flush; the budget only triggers flushes.
+        // A stall would block one shard's apply on another's flush; the budget only triggers flushes.
         let write_buffers = WriteBufferManager::new_write_buffer_manager(config.write_buffer_bytes, false);
         options.set_write_buffer_manager(&write_buffers);
         let rate = i64::try_from(config.background_bytes_per_second.max(1 << 20)).unwrap_or(i64::MAX);
@@ -122,13 +122,5 @@ impl SharedResources {
         }
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::Lz4);
-    }
-
-    /// Counts what RocksDB does, for tests; costs too much otherwise.
-    #[cfg(test)]
-    pub(crate) fn count_operations(&mut self) -> impl Fn(rocksdb::statistics::Ticker) -> u64 + Clone + Send + use<> {
-        self.options.enable_statistics();
-        let options = std::sync::Arc::new(self.options.clone());
-        move |ticker| options.get_ticker_count(ticker)
     }
 }

@@ -33,7 +33,7 @@ pub(super) enum Change {
     Vote { vote: Vote, done: Done },
     Committed { log_id: Option<LogId> },
     Truncate { removed: RangeInclusive<u64> },
-    Purge { removed: std::ops::Range<u64>, log_id: LogId },
+    Purge { log_id: LogId },
 }
 
 impl Operation {

@@ -1,98 +1,177 @@
 //! Reading a log back when a node starts.
 //!
-//! Everything is read and checked once: a replica must not vote or answer from a log with a hole in it.
+//! A power cut may tear the last record, which was not acknowledged: it is dropped. Damage to what *was* acknowledged
+//! must not be dropped: a voter that forgets entries or votes breaks the group's safety. They can be told apart, since
+//! each record is fsynced before the next is written: **an intact later record after a broken one means that the broken
+//! one had been acknowledged**. Damage to the very last record looks like a torn one, and is not found.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
 
-use cirrus_proto::internal::v1::{LogId, Vote};
-use prost::Message;
-use rocksdb::{DB, ReadOptions};
+use bytes::Bytes;
 
-use super::entry::stored_id;
-use super::keys::{ENTRIES, META, MetaKind, parse_entry_key, parse_meta_key};
-use super::tail::Tail;
-use super::writer::column_family;
+use super::appender::{End, new_salt};
+use super::positions::OnDisk;
+use super::preparer::keep_spares;
+use super::record::{IntactRecord, SECTOR_BYTES};
+use super::replay::Replay;
+use super::segment::{self, SEGMENT, SPARE, path_of};
+use super::space::Space;
 use crate::StorageError;
+use crate::durable_files::sync_directory;
 
-#[derive(Default)]
-struct Found {
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-    last_purged: Option<LogId>,
-    entries: Option<(u64, LogId)>,
+/// A log as found on disk, ready to be continued.
+pub(super) struct Recovered {
+    pub(super) shards: HashMap<u32, OnDisk>,
+    pub(super) space: Space,
+    pub(super) files: HashMap<u64, Arc<File>>,
+    pub(super) end: End,
+    pub(super) spares: VecDeque<u64>,
 }
 
-/// All shards that the log knows.
-pub(super) fn recover(db: &DB) -> Result<HashMap<u32, Tail>, StorageError> {
-    let mut shards: HashMap<u32, Found> = HashMap::new();
-    read_meta(db, &mut shards)?;
-    read_entries(db, &mut shards)?;
-    Ok(shards
-        .into_iter()
-        .map(|(shard_id, found)| {
-            (shard_id, Tail::recovered(found.vote, found.committed, found.last_purged, found.entries))
-        })
-        .collect())
-}
-
-fn read_meta(db: &DB, shards: &mut HashMap<u32, Found>) -> Result<(), StorageError> {
-    let mut iterator = db.raw_iterator_cf(column_family(db, META)?);
-    iterator.seek_to_first();
-    while let Some((key, value)) = iterator.item() {
-        let (shard_id, kind) =
-            parse_meta_key(key).ok_or_else(|| StorageError::Damaged(format!("log: unknown meta key {key:02x?}")))?;
-        let found = shards.entry(shard_id).or_default();
-        match kind {
-            MetaKind::Vote => found.vote = Some(decode(shard_id, kind, value)?),
-            MetaKind::Committed => found.committed = Some(decode(shard_id, kind, value)?),
-            MetaKind::Purged => found.last_purged = Some(decode(shard_id, kind, value)?),
+/// Reads and checks everything. Changes files only once nothing was found damaged.
+pub(super) fn recover(directory: &Path, segment_bytes: u64) -> Result<Recovered, StorageError> {
+    let numbers = segment::list(directory, SEGMENT)?;
+    let mut replay = Replay::default();
+    let mut files = HashMap::new();
+    // Numbers and sequences begin at 1; what comes before the oldest segment that is left is not known.
+    let mut expected = numbers.first().is_none_or(|first| *first == 1).then_some(1);
+    let mut found: Option<Found> = None;
+    let mut unused = None;
+    for (place, number) in numbers.iter().copied().enumerate() {
+        let path = path_of(directory, number, SEGMENT);
+        if place > 0 && numbers[place - 1] + 1 != number {
+            return Err(StorageError::Damaged(format!("the log's segment {} is missing", numbers[place - 1] + 1)));
         }
-        iterator.next();
+        let contents = Bytes::from(std::fs::read(&path).map_err(StorageError::file("read", &path))?);
+        let in_segment = read_segment(&contents, number, &mut expected, &mut replay, &path)?;
+        match in_segment {
+            Some(end) => {
+                files.insert(number, Arc::new(segment::open(&path)?));
+                found = Some(end);
+            }
+            // The next segment is prepared before anything is written to it.
+            None if place + 1 == numbers.len() && (found.is_some() || number == 1) => unused = Some(path),
+            None => {
+                return Err(StorageError::Damaged(format!("{}: its first record is broken", path.display())));
+            }
+        }
     }
-    iterator.status().map_err(StorageError::rocksdb("read the log's meta data"))
+
+    let (shards, mut space) = replay.finish()?;
+    // It may hold parts of a torn record. Under its number none may be left.
+    if let Some(path) = unused {
+        segment::remove(&path)?;
+    }
+    let end = match found {
+        Some(found) => found.continued(&files, directory)?,
+        None => first_segment(directory, segment_bytes)?,
+    };
+    files.insert(end.segment, end.file.clone());
+    space.grown(end.file_bytes);
+    let temporary = segment::temporary_path(directory);
+    if temporary.exists() {
+        segment::remove(&temporary)?;
+    }
+    let spares = keep_spares(directory, segment_bytes)?;
+    sync_directory(directory)?;
+    Ok(Recovered { shards, space, files, end, spares })
 }
 
-fn decode<M: Message + Default>(shard_id: u32, kind: MetaKind, value: &[u8]) -> Result<M, StorageError> {
-    M::decode(value).map_err(|error| StorageError::Damaged(format!("log of shard {shard_id}, {kind:?}: {error}")))
+fn first_segment(directory: &Path, segment_bytes: u64) -> Result<End, StorageError> {
+    // Spares without a log are of one that is gone, with the same numbers.
+    for number in segment::list(directory, SPARE)? {
+        segment::remove(&path_of(directory, number, SPARE))?;
+    }
+    let file = Arc::new(segment::create(directory, 1, segment_bytes)?);
+    Ok(End { segment: 1, file, file_bytes: segment_bytes, offset: 0, salt: new_salt(), next_sequence: 1 })
 }
 
-fn read_entries(db: &DB, shards: &mut HashMap<u32, Found>) -> Result<(), StorageError> {
-    let mut options = ReadOptions::default();
-    options.fill_cache(false);
-    options.set_readahead_size(2 << 20);
-    let mut iterator = db.raw_iterator_cf_opt(column_family(db, ENTRIES)?, options);
-    iterator.seek_to_first();
-    let mut position = None;
-    while let Some((key, value)) = iterator.item() {
-        let (shard_id, index) =
-            parse_entry_key(key).ok_or_else(|| StorageError::Damaged(format!("log: unknown entry key {key:02x?}")))?;
-        let log_id = stored_id(shard_id, index, value)?;
-        let found = shards.entry(shard_id).or_default();
-        found
-            .add(log_id)
-            .map_err(|problem| StorageError::Damaged(format!("log of shard {shard_id}, index {index}: {problem}")))?;
-        position = Some((shard_id, index));
-        iterator.next();
-    }
-    iterator.status().map_err(StorageError::rocksdb(match position {
-        Some((shard_id, index)) => format!("read the log after shard {shard_id}, index {index}"),
-        None => "read the log at its start".to_owned(),
-    }))
+/// Where the records of a segment end.
+struct Found {
+    number: u64,
+    salt: u32,
+    next_sequence: u64,
+    offset: u64,
+    file_bytes: u64,
+    /// Something is left after the records: parts of a torn one, or of an earlier use of the file.
+    leftovers: bool,
 }
 
 impl Found {
-    fn add(&mut self, log_id: LogId) -> Result<(), String> {
-        let previous = self.entries.map(|(_, last)| last).or(self.last_purged);
-        if let Some(previous) = previous {
-            if previous.index.checked_add(1) != Some(log_id.index) {
-                return Err(format!("the entry before it is missing (found {} before)", previous.index));
-            }
-            if previous.term > log_id.term {
-                return Err(format!("term {} after term {}", log_id.term, previous.term));
-            }
+    /// Makes what was read durable (a killed process may not have come to it), and clears what follows.
+    fn continued(self, files: &HashMap<u64, Arc<File>>, directory: &Path) -> Result<End, StorageError> {
+        let path = path_of(directory, self.number, SEGMENT);
+        let file = match files.get(&self.number) {
+            Some(file) => file.clone(),
+            None => Arc::new(segment::open(&path)?),
+        };
+        if self.leftovers {
+            segment::fill_with_zeros(&file, self.offset, self.file_bytes)
+                .map_err(StorageError::file("clear the end of", &path))?;
         }
-        let first = self.entries.map_or(log_id.index, |(first, _)| first);
-        self.entries = Some((first, log_id));
-        Ok(())
+        file.sync_all().map_err(StorageError::file("fsync", &path))?;
+        Ok(End {
+            segment: self.number,
+            file,
+            file_bytes: self.file_bytes,
+            offset: self.offset,
+            salt: self.salt,
+            next_sequence: self.next_sequence,
+        })
     }
+}
+
+/// Replays the records of one segment; none if it has no record. `expected`: the next sequence, if it is known.
+fn read_segment(
+    contents: &Bytes,
+    number: u64,
+    expected: &mut Option<u64>,
+    replay: &mut Replay,
+    path: &Path,
+) -> Result<Option<Found>, StorageError> {
+    let damaged = |what: String| StorageError::Damaged(format!("{}: {what}", path.display()));
+    let mut salt = None;
+    let mut offset = 0;
+    while let Some(record) = IntactRecord::parse(contents, offset, number) {
+        if salt.is_some_and(|salt| salt != record.id.salt) {
+            break;
+        }
+        let first = salt.is_none();
+        if let Some(expected) = expected.filter(|expected| *expected != record.id.sequence) {
+            let sequence = record.id.sequence;
+            return Err(damaged(format!("record {expected} is missing (found {sequence} at offset {offset})")));
+        }
+        if first {
+            replay.space.push(number, contents.len() as u64);
+        }
+        replay.record(&record, offset, first)?;
+        salt = Some(record.id.salt);
+        *expected = Some(record.id.sequence + 1);
+        offset += record.disk_bytes();
+    }
+
+    let end = offset.min(contents.len());
+    for later in (offset..contents.len()).step_by(SECTOR_BYTES).skip(1) {
+        let record = IntactRecord::parse(contents, later, number);
+        if record.is_some_and(|record| {
+            salt.is_none_or(|salt| salt == record.id.salt)
+                && expected.is_none_or(|expected| record.id.sequence > expected)
+        }) {
+            return Err(damaged(format!(
+                "acknowledged data at offset {offset} is broken (intact data follows at {later})"
+            )));
+        }
+    }
+    let (Some(salt), Some(next_sequence)) = (salt, *expected) else { return Ok(None) };
+    Ok(Some(Found {
+        number,
+        salt,
+        next_sequence,
+        offset: offset as u64,
+        file_bytes: contents.len() as u64,
+        leftovers: contents[end..].iter().any(|byte| *byte != 0),
+    }))
 }

@@ -34,8 +34,8 @@ pub(crate) fn resources() -> SharedResources {
 
 /// A log that writes lazy operations only together with urgent ones, so that a test knows what is in which fsync.
 pub(crate) fn log_config() -> LogConfig {
-    // RocksDB reserves as much disk as a memtable has memory, at each opening.
-    LogConfig { memtable_bytes: 128 << 10, lazy_delay_max: Duration::from_secs(3600), ..LogConfig::default() }
+    // A log is opened thousands of times, and each time it may fill two segments with zeros.
+    LogConfig { segment_bytes: 128 << 10, lazy_delay_max: Duration::from_secs(3600), ..LogConfig::default() }
 }
 
 pub(crate) fn id(term: u64, index: u64) -> LogId {

@@ -1,19 +1,21 @@
 //! Cuts the power between any two bytes that the log writes, and looks at what is left.
 //!
-//! After each operation was acknowledged, the disk is photographed. Between two photographs lies one fsync: whatever
-//! part of the difference had reached the disk when the power went, recovery must find exactly the log as
-//! acknowledged, or, where all of it had, the log after the operation that was under way.
+//! After each operation was acknowledged, the disk is photographed. Between two photographs lies one fsync, and then
+//! what happened to whole files, one after the other: whatever part of it had reached the disk when the power went,
+//! recovery must find exactly the log as acknowledged, or, where its record had, the log after the operation that was
+//! under way.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cirrus_proto::internal::v1::{LogId, Vote};
-use cirrus_storage::{EncodedEntry, LogConfig, LogState, NodeLog, SharedResources, StorageError};
+use cirrus_storage::{EncodedEntry, LogConfig, LogState, NodeLog, SharedResources};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::fixture::*;
+use crate::log_format::*;
 
 /// All that a log says about all its shards.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,20 +65,17 @@ impl Recorder {
         self.photograph();
     }
 
-    /// The steps that changed one write-ahead log file and nothing else.
+    /// The steps between photographs in which one file that was there before was written to.
     fn steps(&self) -> Vec<Step<'_>> {
         let pairs = self.history.windows(2);
         let steps = pairs.filter_map(|pair| {
-            let [(before, contents_before), (after, contents_after)] = pair else { return None };
-            let [file] = &before.changed(after)[..] else { return None };
-            (file.extension()? == "log").then(|| Step {
-                image: before,
-                old: &before.0[file],
-                new: &after.0[file],
-                file: file.clone(),
-                before: contents_before,
-                after: contents_after,
-            })
+            let [(image, before), (image_after, after)] = pair else { return None };
+            let changed = image.changed(image_after);
+            let mut written =
+                changed.iter().filter(|file| image.0.contains_key(*file) && image_after.0.contains_key(*file));
+            let file = written.next().filter(|_| written.next().is_none())?;
+            let (old, new) = (&image.0[file], &image_after.0[file]);
+            Some(Step { image, image_after, file: file.clone(), old, new, before, after })
         });
         steps.collect()
     }
@@ -84,6 +83,7 @@ impl Recorder {
 
 struct Step<'recorder> {
     image: &'recorder DiskImage,
+    image_after: &'recorder DiskImage,
     file: PathBuf,
     old: &'recorder [u8],
     new: &'recorder [u8],
@@ -92,16 +92,109 @@ struct Step<'recorder> {
 }
 
 impl Step<'_> {
+    /// Where the record that was written lies, without its padding.
+    fn record(&self) -> std::ops::Range<usize> {
+        let changed = difference(self.old, self.new).start;
+        let records = records(self.new);
+        records.into_iter().find(|record| record.contains(&changed)).expect("a record was written")
+    }
+
+    /// What must be found if the file had become `file`.
+    fn expected(&self, file: &[u8]) -> &Contents {
+        let record = self.record();
+        if file.get(record.clone()) == Some(&self.new[record]) { self.after } else { self.before }
+    }
+
+    /// Opens the log with `file` in place of what was written.
+    fn check(&self, file: Vec<u8>, directory: &Path, resources: &SharedResources, what: &str) {
+        let expected = self.expected(&file);
+        self.image.with(&self.file, file).restore(directory);
+        assert_eq!(&Contents::recovered(directory, resources), expected, "{what}");
+    }
+
     /// Cuts the power at every byte.
     fn cut_everywhere(&self, resources: &SharedResources) {
         let directory = scratch();
         let changed = difference(self.old, self.new);
         for cut in changed.start..=changed.end {
-            self.image.with(&self.file, torn(self.old, self.new, cut)).restore(directory.path());
-            let expected = if cut == changed.end { self.after } else { self.before };
-            assert_eq!(&Contents::recovered(directory.path(), resources), expected, "cut at {cut} of {changed:?}");
+            let what = format!("cut at {cut} of {changed:?}");
+            self.check(torn(self.old, self.new, cut), directory.path(), resources, &what);
+            if cut % 8 == 0 {
+                go_on(directory.path(), resources, &what);
+            }
+        }
+        assert!(changed.len() > 30);
+    }
+
+    /// Lets any of the record's sectors arrive.
+    fn lose_sectors(&self, rounds: u64, resources: &SharedResources) {
+        let directory = scratch();
+        let mut random = StdRng::seed_from_u64(7);
+        let record = self.record();
+        for round in 0..rounds {
+            let share = random.random_range(0.0..1.0);
+            let mut file = self.new.to_vec();
+            for start in record.clone().step_by(SECTOR) {
+                let end = (start + SECTOR).min(file.len());
+                if random.random_bool(share) {
+                    file[start..end].fill(0);
+                    if let Some(old) = self.old.get(start..end) {
+                        file[start..end].copy_from_slice(old);
+                    }
+                }
+            }
+            // If the file grew, it may have any length.
+            if self.new.len() > self.old.len() && round % 2 == 0 {
+                file.truncate(random.random_range(self.old.len()..=self.new.len()));
+            }
+            let what = format!("round {round}");
+            self.check(file, directory.path(), resources, &what);
+            go_on(directory.path(), resources, &what);
         }
     }
+
+    /// Cuts the power between any two of the changes to whole files that came after the record.
+    fn cut_between_files(&self, resources: &SharedResources) -> usize {
+        let directory = scratch();
+        let mut image = self.image.with(&self.file, self.new.to_vec());
+        let changed = self.image.changed(self.image_after);
+        let mut cuts = 0;
+        let mut check = |image: &DiskImage| {
+            image.restore(directory.path());
+            assert_eq!(&Contents::recovered(directory.path(), resources), self.after);
+            cuts += 1;
+        };
+        check(&image);
+        // Names sort by number, and the oldest is freed first. Then the next one is made.
+        for removed in changed.iter().filter(|file| !self.image_after.0.contains_key(*file)) {
+            let contents = image.0.remove(removed).expect("it was there");
+            check(&image);
+            // Or it has become a spare.
+            let spare = removed.with_extension("spare");
+            if removed.extension().is_some_and(|kind| kind == "segment") {
+                image.0.insert(spare, contents);
+                check(&image);
+            }
+        }
+        let mut image = self.image_after.clone();
+        for added in changed.iter().filter(|file| !self.image.0.contains_key(*file)) {
+            image.0.insert(PathBuf::from("prepared.tmp"), vec![0; 5_000]);
+            image.0.remove(added);
+            check(&image);
+        }
+        cuts
+    }
+}
+
+/// A log that was cut takes entries, and has them after the next start.
+fn go_on(directory: &Path, resources: &SharedResources, what: &str) {
+    let node = Arc::new(NodeLog::open(directory, resources, log_config()).unwrap());
+    let log = node.shard(77);
+    let next = log.state().last.map_or(0, |last| last.index + 1);
+    wait(|done| log.append(entries(9, next..=next, b"after the cut"), done)).unwrap();
+    let expected = Contents::of(&node);
+    drop((log, node));
+    assert_eq!(Contents::recovered(directory, resources), expected, "after {what}");
 }
 
 #[test]
@@ -124,121 +217,99 @@ fn a_cut_at_any_byte_leaves_what_was_acknowledged_and_no_part_of_what_was_not() 
     assert_eq!(steps.len(), 6);
     let resources = resources();
     for step in steps {
-        assert!(step.new.len() > step.old.len());
+        assert_eq!(step.record().start % SECTOR, 0);
+        assert_eq!(step.new.len(), step.old.len(), "the file was as large before");
         step.cut_everywhere(&resources);
     }
 }
 
 #[test]
 fn a_cut_at_any_byte_of_a_recycled_file_does_not_bring_back_what_was_in_it() {
-    let mut recorder = Recorder::new(LogConfig { memtable_bytes: 64 << 10, ..log_config() });
+    let mut recorder = Recorder::new(LogConfig { segment_bytes: 16 << 10, ..log_config() });
+    let log = recorder.node.shard(1);
     let mut index = 0;
-    // Overwritten files keep their length: then recycling has begun.
-    let recycled =
-        |recorder: &Recorder| recorder.steps().iter().filter(|step| step.old.len() == step.new.len()).count();
-    while recycled(&recorder) < 3 {
-        assert!(index < 4_000, "no file was recycled");
-        for _ in 0..20 {
-            let entries = entries(1, index..=index, &[b'x'; 4_000]);
-            wait(|done| recorder.node.shard(1).append(entries, done)).unwrap();
+    while segments(recorder.directory.path())[0] < 4 {
+        assert!(index < 4_000, "no file was freed");
+        for _ in 0..3 {
+            // Leftovers in each sector that a later record may begin at.
+            recorder.append(1, entries(1, index..=index, b"leftover"));
             index += 1;
         }
-        recorder.node.shard(1).purge(id(1, index - 2)).unwrap();
-        for _ in 0..4 {
-            recorder.append(1, entries(1, index..=index, b"small"));
-            index += 1;
-        }
+        log.purge(id(1, index - 2)).unwrap();
+        recorder.append(1, entries(1, index..=index, b"small"));
+        index += 1;
     }
     let resources = resources();
-    let mut tested = 0;
-    for step in recorder.steps().iter().filter(|step| step.old.len() == step.new.len()).take(3) {
-        step.cut_everywhere(&resources);
-        tested += 1;
-    }
-    assert_eq!(tested, 3);
+    let steps = recorder.steps();
+    let overwritten = steps.iter().filter(|step| step.old[step.record().start..].starts_with(b"CLOG"));
+    assert_eq!(overwritten.take(3).map(|step| step.cut_everywhere(&resources)).count(), 3);
 }
 
 #[test]
 fn sectors_that_arrive_in_any_order_leave_what_was_acknowledged() {
-    const SECTOR: usize = 512;
     let mut recorder = Recorder::new(log_config());
     recorder.append(1, entries(1, 0..=3, b"acknowledged"));
-    recorder.append(1, entries(1, 4..=40, &[b'y'; 2_000]));
+    recorder.append(1, entries(1, 4..=24, &[b'y'; 2_000]));
     let steps = recorder.steps();
     let [step] = &steps[..] else { panic!("one step") };
-    let changed = difference(step.old, step.new);
-    assert!(changed.len() > 2 * 32_768, "several blocks of the file's format");
+    assert!(step.record().len() > 40_000);
+    step.lose_sectors(100, &resources());
+}
 
-    let (resources, directory) = (resources(), scratch());
-    let mut random = StdRng::seed_from_u64(7);
-    for round in 0..150 {
-        // The file may have any length, and any of its sectors may still be empty.
-        let length = if round % 4 == 0 { step.new.len() } else { random.random_range(changed.clone()) };
-        let share = random.random_range(0.0..1.0);
-        let mut file = step.new[..length].to_vec();
-        for start in (changed.start / SECTOR * SECTOR..length).step_by(SECTOR) {
-            if random.random_bool(share) {
-                let from = start.max(changed.start);
-                file[from..(start + SECTOR).min(length)].fill(0);
-            }
-        }
-        let whole = file == step.new;
-        step.image.with(&step.file, file).restore(directory.path());
-        let expected = if whole { step.after } else { step.before };
-        assert_eq!(&Contents::recovered(directory.path(), &resources), expected, "round {round}");
+#[test]
+fn sectors_of_a_batch_larger_than_a_segment_may_arrive_in_any_order() {
+    let mut recorder = Recorder::new(LogConfig { segment_bytes: 8 << 10, ..log_config() });
+    // A quarter of a segment, so that the next one is made.
+    recorder.append(1, entries(1, 0..=3, &[b'a'; 1_000]));
+    eventually(|| segments(recorder.directory.path()).len() == 2);
+    recorder.photograph();
+    recorder.append(1, entries(1, 4..=24, &[b'y'; 2_000]));
+    recorder.append(1, entries(1, 25..=25, b"in the segment after it"));
+    let steps = recorder.steps();
+    let step = steps.iter().find(|step| step.new.len() > step.old.len()).unwrap();
+    assert_eq!(step.record().start, 0);
+    step.lose_sectors(100, &resources());
+    let resources = resources();
+    for (image, contents) in &recorder.history {
+        let directory = scratch();
+        image.restore(directory.path());
+        assert_eq!(&Contents::recovered(directory.path(), &resources), contents);
     }
 }
 
 #[test]
-fn damage_to_acknowledged_data_is_an_error_and_not_forgotten() {
-    let mut recorder = Recorder::new(log_config());
-    recorder.vote(1, vote(9, 1));
-    for index in 0..5 {
-        recorder.append(1, entries(9, index..=index, b"acknowledged"));
+fn a_cut_between_any_two_writes_of_a_relocation_loses_no_entry_of_an_idle_shard() {
+    let config = LogConfig { segment_bytes: 8 << 10, cache_bytes: 0, ..log_config() };
+    let mut recorder = Recorder::new(config);
+    let idle = entries(1, 0..=9, &[b'i'; 300]);
+    recorder.vote(1, vote(3, 1));
+    recorder.append(1, idle.clone());
+    let log = recorder.node.shard(2);
+    let mut index = 0;
+    // Twice around, so that what was relocated is relocated again.
+    let mut first = 1;
+    while first < 40 {
+        assert!(index < 4_000, "the oldest segments are never freed");
+        recorder.append(2, entries(1, index..=index, &[b'b'; 700]));
+        log.purge(id(1, index)).unwrap();
+        recorder.append(2, entries(1, index + 1..=index + 1, b"busy"));
+        index += 2;
+        first = segments(recorder.directory.path())[0];
     }
-    let (image, _) = recorder.history.last().unwrap();
-    let (file, contents) = image.0.iter().find(|(path, _)| path.extension().is_some_and(|kind| kind == "log")).unwrap();
-    let (resources, directory) = (resources(), scratch());
-    let text = b"acknowledged";
-    let places: Vec<usize> =
-        contents.windows(text.len()).enumerate().filter(|(_, w)| w == text).map(|(at, _)| at).collect();
-    assert_eq!(places.len(), 5);
-    for place in &places[..4] {
-        let mut damaged = contents.clone();
-        damaged[*place] ^= 1;
-        image.with(file, damaged).restore(directory.path());
-        let opened = NodeLog::open(directory.path(), &resources, log_config());
-        assert!(matches!(opened, Err(StorageError::Damaged(_))));
-    }
-}
+    assert_eq!(recorder.node.shard(1).read(0..100, usize::MAX).unwrap(), idle);
 
-#[test]
-fn a_missing_or_misplaced_entry_on_disk_is_named() {
+    let resources = resources();
     let directory = scratch();
-    {
-        let node = Arc::new(NodeLog::open(directory.path(), &resources(), log_config()).unwrap());
-        wait(|done| node.shard(6).append(entries(1, 0..=9, b"x"), done)).unwrap();
-    }
-    let key = |index: u64| [&6u32.to_be_bytes()[..], &index.to_be_bytes()[..]].concat();
-    let good = DiskImage::capture(directory.path());
-    type Damage<'test> = &'test dyn Fn(&rocksdb::DB);
-    let damage: [(&str, Damage<'_>); 3] = [
-        ("index 5", &|db| db.delete_cf(db.cf_handle("entries").unwrap(), key(4)).unwrap()),
-        ("index 7", &|db| db.put_cf(db.cf_handle("entries").unwrap(), key(7), b"\xff\xffgarbage").unwrap()),
-        ("index 8", &|db| {
-            let other = db.get_cf(db.cf_handle("entries").unwrap(), key(2)).unwrap().unwrap();
-            db.put_cf(db.cf_handle("entries").unwrap(), key(8), other).unwrap();
-        }),
-    ];
-    for (named, damage) in damage {
-        good.restore(directory.path());
-        {
-            let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), directory.path(), ["entries", "meta"]).unwrap();
-            damage(&db);
+    let mut cuts = 0;
+    let mut freed = 0;
+    for step in recorder.steps() {
+        let record = step.record();
+        for cut in record.clone().step_by(SECTOR).chain([record.end]) {
+            step.check(torn(step.old, step.new, cut), directory.path(), &resources, "a sector of a record");
         }
-        let Err(StorageError::Damaged(message)) = NodeLog::open(directory.path(), &resources(), log_config()) else {
-            panic!("{named} is opened");
-        };
-        assert!(message.contains("shard 6") && message.contains(named), "{message}");
+        let files = step.cut_between_files(&resources);
+        cuts += files;
+        freed += usize::from(files > 1);
     }
+    assert!(freed > 10 && cuts > 100, "{freed} {cuts}");
 }

@@ -3,8 +3,11 @@
 
 mod fixture;
 mod log_contract;
+mod log_damage;
+mod log_format;
 mod log_power_cut;
 mod log_process;
+mod log_segments;
 mod replica_power_cut;
 mod state_contract;
 mod state_power_cut;
