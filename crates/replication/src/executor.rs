@@ -37,7 +37,7 @@ use crate::state_view::StateView;
 use crate::types::{ApplyOutcome, Completion, Group, ProposalBytes, WriteResult};
 
 /// Proposals under way at once.
-pub(crate) const IN_FLIGHT_MAX: usize = 1;
+pub(crate) const IN_FLIGHT_MAX: usize = 2;
 /// Everything one executor needs.
 pub(crate) struct Executor<E> {
     pub(crate) shard_id: u32,
