@@ -46,14 +46,16 @@ mod state_view;
 mod storage_suite;
 mod timing;
 mod types;
+mod wire;
 
 pub use clock::wall_clock;
 pub use convert::{Malformed, Node};
 pub use evaluation::{Evaluated, Evaluator};
-pub use link::{MESSAGE_BYTES_MAX, endpoint};
+pub use link::endpoint;
 pub use mailbox::{CommandResult, Executed};
-pub use replication::{LinkAnswers, MakeEvaluator, Replication, ReplicationConfig};
+pub use replication::{MakeEvaluator, Replication, ReplicationConfig};
 pub use shard::{LeaderView, Shard, ShardReport, Submitted};
 pub use snapshot::SnapshotDirectory;
 pub use state_view::StateView;
 pub use timing::Timing;
+pub use wire::{LINK_FIRST_BYTE, MESSAGE_BYTES_MAX};

@@ -1,4 +1,4 @@
-//! What this node asks of a peer: one gRPC stream that carries the Raft traffic of all shards.
+//! What this node asks of a peer: one connection that carries the Raft traffic of all shards.
 //!
 //! Frames of every shard share the stream and are sent several to a message, so that eight busy shards
 //! cost one write to the socket instead of eight. A frame names its shard and a call; the answer carries
@@ -6,22 +6,27 @@
 //! down, calls fail immediately, since openraft backs off and retries on its own.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use cirrus_proto::NODE_ID_METADATA;
 use cirrus_proto::internal::v1 as pb;
 use cirrus_proto::internal::v1::link_frame::Body;
-use cirrus_proto::internal::v1::node_client::NodeClient;
 use parking_lot::Mutex;
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tonic::transport::{Channel, Endpoint};
+use tokio::time::Instant;
+use tonic::transport::Endpoint;
 
 use crate::outbox::{Outbox, outbox};
+use crate::wire::{self, MessageReader};
 
-/// The largest message between nodes, bytes: the largest frame is one entry beyond the append limit.
-pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a peer is asked for a sign of life.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A peer that says nothing for so long is stopped or cut off.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(4);
 
 const RECONNECT_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
@@ -222,17 +227,10 @@ async fn keep_connected(own_node_id: u64, address: String, shared: Arc<Shared>) 
     let mut pause = RECONNECT_MIN;
     loop {
         let problem = match connect(own_node_id, &address).await {
-            Ok((outbox, mut answers)) => {
+            Ok(connection) => {
                 pause = RECONNECT_MIN;
-                shared.set_connected(outbox);
                 tracing::info!(peer = shared.peer, address, "link up");
-                let problem = loop {
-                    match answers.message().await {
-                        Ok(Some(message)) => message.frames.into_iter().for_each(|frame| shared.deliver(frame)),
-                        Ok(None) => break "the peer closed the link".to_owned(),
-                        Err(status) => break format!("the link broke: {}", status.message()),
-                    }
-                };
+                let problem = carry(connection, &shared).await;
                 tracing::info!(peer = shared.peer, address, problem, "link down");
                 problem
             }
@@ -244,20 +242,46 @@ async fn keep_connected(own_node_id: u64, address: String, shared: Arc<Shared>) 
     }
 }
 
-async fn connect(own_node_id: u64, address: &str) -> Result<(Outbox, tonic::Streaming<pb::LinkMessage>), String> {
-    let channel: Channel =
-        endpoint(address).map_err(|error| error.to_string())?.connect().await.map_err(|error| error.to_string())?;
-    let mut client = NodeClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+/// Connects, and waits until the peer has spoken: a stopped process still accepts connections, by its kernel.
+async fn connect(own_node_id: u64, address: &str) -> Result<TcpStream, String> {
+    let connecting = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        wire::call(&mut stream, own_node_id).await?;
+        Ok::<TcpStream, std::io::Error>(stream)
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(connected) => connected.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no link within {} ms", CONNECT_TIMEOUT.as_millis())),
+    }
+}
+
+/// Carries calls and their answers until the link breaks; returns why it did.
+async fn carry(stream: TcpStream, shared: &Shared) -> String {
+    let (reader, writer) = stream.into_split();
     let (outbox, messages) = outbox();
-    let mut request = tonic::Request::new(messages);
-    request.metadata_mut().insert(NODE_ID_METADATA, own_node_id.into());
-    let answers = tokio::time::timeout(Duration::from_secs(2), client.link(request))
-        .await
-        .map_err(|_| "no answer to the link's opening in 2 s".to_owned())?
-        .map_err(|status| status.message().to_owned())?;
-    Ok((outbox, answers.into_inner()))
+    shared.set_connected(outbox.clone());
+    let mut writing = pin!(wire::write_messages(writer, messages));
+    let mut reader = MessageReader::new(reader);
+    let mut pings = tokio::time::interval(PING_INTERVAL);
+    let mut silent_at = Instant::now() + SILENCE_MAX;
+    loop {
+        tokio::select! {
+            written = &mut writing => break written.err().map_or("closed".to_owned(), |error| error.to_string()),
+            message = reader.next() => match message {
+                Ok(Some(message)) => {
+                    silent_at = Instant::now() + SILENCE_MAX;
+                    message.frames.into_iter().for_each(|frame| shared.deliver(frame));
+                }
+                Ok(None) => break "the peer closed the link".to_owned(),
+                Err(error) => break error.to_string(),
+            },
+            _ = pings.tick() => outbox.try_send(pb::LinkFrame { body: Some(Body::Ping(pb::Blank {})), ..Default::default() }),
+            () = tokio::time::sleep_until(silent_at) => {
+                break format!("the peer was silent for {} ms", SILENCE_MAX.as_millis());
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,12 @@ impl Outbox {
         self.0.send(Outgoing { frame, rides: false }).await.map_err(|_| Closed)
     }
 
+    /// Sends a frame with the next that leaves, if there is room for it.
+    pub(crate) fn try_send(&self, frame: pb::LinkFrame) {
+        // A full outbox needs no ping.
+        let _ = self.0.try_send(Outgoing { frame, rides: true });
+    }
+
     /// Sends a frame from where nothing can wait.
     pub(crate) fn send_detached(&self, frame: pb::LinkFrame) {
         let outgoing = Outgoing { frame, rides: false };

@@ -9,11 +9,11 @@ use cirrus_proto::Failure;
 use cirrus_proto::internal::v1 as pb;
 use cirrus_proto::limits::Limits;
 use cirrus_storage::{Checkpoint, NodeLog, ShardState, SharedResources, StorageConfig};
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
-use futures::{FutureExt as _, StreamExt as _};
 use openraft::storage::Snapshot;
 use parking_lot::{Mutex, RwLock};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -51,9 +51,6 @@ pub struct ReplicationConfig {
 
 /// Makes a shard's evaluator, each time that its executor starts.
 pub type MakeEvaluator = Arc<dyn Fn(u32) -> Box<dyn Evaluator> + Send + Sync>;
-
-/// The answers that a served link carries back.
-pub type LinkAnswers = BoxStream<'static, Result<pb::LinkMessage, Status>>;
 
 /// All replicas that this node holds.
 pub struct Replication {
@@ -243,10 +240,12 @@ impl Replication {
         self.context.links.is_connected(peer)
     }
 
-    /// Serves a peer's link.
-    pub fn serve_link(&self, peer_node_id: u64, incoming: Streaming<pb::LinkMessage>) -> LinkAnswers {
-        tracing::debug!(peer = peer_node_id, "serving a link");
-        serve(self.groups.clone(), peer_node_id, incoming).map(Ok).boxed()
+    /// Serves a peer's link, a connection that begins with [`LINK_FIRST_BYTE`](crate::LINK_FIRST_BYTE), until it ends.
+    pub fn serve_link<S>(&self, stream: S) -> impl Future<Output = ()> + Send + 'static + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        serve(self.groups.clone(), stream)
     }
 
     /// Receives a snapshot from a leader and installs it.

@@ -1,45 +1,64 @@
 //! The other end of a link: what a peer asks of this node's groups.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 
 use cirrus_proto::internal::v1 as pb;
 use cirrus_proto::internal::v1::link_frame::Body;
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tonic::Streaming;
 
 use crate::commit_pacing::{Appended, pace_commits};
 use crate::convert::{
     Malformed, append_from_pb, append_result_to_pb, log_id_from_pb, log_id_to_pb, required_vote, vote_to_pb,
 };
+use crate::link::SILENCE_MAX;
 use crate::network::APPENDS_IN_FLIGHT;
 use crate::outbox::{Outbox, outbox};
 use crate::replication::Groups;
 use crate::types::Group;
+use crate::wire::{self, MessageReader};
 
-/// Serves one peer's link until it breaks; the returned stream carries the answers.
-pub(crate) fn serve(
-    groups: Arc<Groups>,
-    peer: u64,
-    incoming: Streaming<pb::LinkMessage>,
-) -> impl Stream<Item = pb::LinkMessage> + Send + 'static {
+/// Serves one peer's link until it breaks.
+pub(crate) async fn serve<S>(groups: Arc<Groups>, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let peer = match tokio::time::timeout(SILENCE_MAX, wire::answer(&mut stream)).await {
+        Ok(Ok(peer)) => peer,
+        Ok(Err(error)) => return tracing::warn!(%error, "a link was refused"),
+        Err(_) => return tracing::warn!("a link was not opened in time"),
+    };
+    tracing::debug!(peer, "serving a link");
+    let (reader, writer) = tokio::io::split(stream);
     let (outbox, answers) = outbox();
-    tokio::spawn(read(groups, peer, incoming, outbox));
-    answers
+    let problem = tokio::select! {
+        written = wire::write_messages(writer, answers) => written.err(),
+        read = read(groups, peer, MessageReader::new(reader), outbox) => read.err(),
+    };
+    tracing::debug!(peer, problem = problem.map(tracing::field::display), "a link that was served ended");
 }
 
-async fn read(groups: Arc<Groups>, peer: u64, mut incoming: Streaming<pb::LinkMessage>, outbox: Outbox) {
+async fn read<R: AsyncRead + Unpin>(
+    groups: Arc<Groups>,
+    peer: u64,
+    mut incoming: MessageReader<R>,
+    outbox: Outbox,
+) -> io::Result<()> {
     // Append streams by call; dropping a sender ends its stream.
     let mut appends: HashMap<u64, mpsc::Sender<Appended>> = HashMap::new();
-    while let Ok(Some(message)) = incoming.message().await {
+    // A caller that lives pings.
+    while let Some(message) = tokio::time::timeout(SILENCE_MAX, incoming.next()).await?? {
         for frame in message.frames {
             let asked = Asked { shard_id: frame.shard_id, call_id: frame.call_id, outbox: outbox.clone() };
             match frame.body {
                 Some(Body::Append(request)) => asked.append(&groups, request, &mut appends).await,
                 Some(Body::AppendEnd(_)) => drop(appends.remove(&frame.call_id)),
+                Some(Body::Ping(_)) => asked.answer(Body::Ping(pb::Blank {})).await,
                 Some(Body::ConfirmLeader(claimed)) => {
                     let shard_ids = groups.held_by(peer, &claimed);
                     asked.answer(Body::ConfirmLeaderResponse(pb::ConfirmLeaderResponse { shard_ids })).await;
@@ -49,6 +68,7 @@ async fn read(groups: Arc<Groups>, peer: u64, mut incoming: Streaming<pb::LinkMe
             }
         }
     }
+    Ok(())
 }
 
 /// A frame that wants an answer.

@@ -19,9 +19,10 @@ use crate::convert::{
     log_id_from_pb, log_id_to_pb, required_vote, stored_membership_from_pb, stored_membership_to_pb, vote_from_pb,
     vote_to_pb,
 };
-use crate::link::{MESSAGE_BYTES_MAX, endpoint};
+use crate::link::endpoint;
 use crate::snapshot::{SnapshotDirectory, fresh_path};
 use crate::types::{SnapshotMeta, TypeConfig, Vote};
+use crate::wire::MESSAGE_BYTES_MAX;
 
 const CHUNK_BYTES: usize = 256 * 1024;
 /// How long a whole transfer, with the install at its end, may take.

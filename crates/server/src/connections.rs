@@ -7,17 +7,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use cirrus_replication::LINK_FIRST_BYTE;
 use metrics::{Counter, Gauge};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, timeout};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// A peer that has sent nothing this long after it connected is no client.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 /// When the process is out of file descriptors, accepting is tried again after this pause.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Connections that have spoken and wait for the server to take them.
+const ACCEPTED_MAX: usize = 16;
 
 /// A listening socket with a bound on its open connections.
 pub(crate) struct Connections {
@@ -86,12 +91,56 @@ impl Connections {
         }
     }
 
-    /// The connections as a stream.
-    pub(crate) fn into_stream(self) -> impl futures::Stream<Item = Result<Connection, io::Error>> {
-        futures::stream::unfold(self, |connections| async {
-            let (connection, _) = connections.next().await;
-            Some((Ok(connection), connections))
+    /// The connections of clients as a stream. Those of other nodes' links go to `serve_link`, and end with
+    /// the stream.
+    pub(crate) fn into_stream<F>(
+        self,
+        serve_link: impl Fn(Connection) -> F + Clone + Send + 'static,
+    ) -> impl futures::Stream<Item = Result<Connection, io::Error>>
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let (clients, accepted) = mpsc::channel(ACCEPTED_MAX);
+        let accepting = async move {
+            let mut open = JoinSet::new();
+            loop {
+                let mut connection = tokio::select! {
+                    (connection, _) = self.next() => connection,
+                    Some(_) = open.join_next() => continue,
+                };
+                let (clients, serve_link) = (clients.clone(), serve_link.clone());
+                open.spawn(async move {
+                    match connection.first_byte().await {
+                        Ok(LINK_FIRST_BYTE) => serve_link(connection).await,
+                        // The listener is gone where nobody takes it.
+                        Ok(_) => drop(clients.send(Ok(connection)).await),
+                        Err(error) => tracing::debug!(%error, "a connection ended before it was served"),
+                    }
+                });
+            }
+        };
+        // A set, since dropping it ends what it holds.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accepting);
+        futures::stream::unfold((accepted, tasks), |(mut accepted, tasks)| async {
+            let connection = accepted.recv().await?;
+            Some((connection, (accepted, tasks)))
         })
+    }
+}
+
+impl Connection {
+    /// Waits for the peer's first byte and leaves it to be read.
+    async fn first_byte(&mut self) -> io::Result<u8> {
+        let mut first = [0];
+        match timeout(FIRST_BYTES_TIMEOUT, self.stream.peek(&mut first)).await {
+            Ok(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(peeked) => peeked.map(|_| first[0]),
+            Err(_) => {
+                self.silent.increment(1);
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        }
     }
 }
 

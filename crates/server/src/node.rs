@@ -1,16 +1,14 @@
-//! The service `Node`: what nodes ask of each other. Raft's traffic and snapshots go to the replication crate
+//! The service `Node`: what nodes ask of each other. Snapshots go to the replication crate
 //! untouched; commands and queries run here or nowhere, since the sender has routed them already.
 
 use std::sync::Arc;
 
+use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::node_server::Node;
 use cirrus_proto::internal::v1::{
-    ExecuteRequest, ExecuteResponse, InstallSnapshotResponse, JoinRequest, JoinResponse, LinkMessage, SnapshotChunk,
+    ExecuteRequest, ExecuteResponse, InstallSnapshotResponse, JoinRequest, JoinResponse, SnapshotChunk,
     execute_request, execute_response,
 };
-use cirrus_proto::{Failure, NODE_ID_METADATA};
-use futures::stream::BoxStream;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::edge::Edge;
@@ -55,13 +53,6 @@ impl NodeService {
 
 #[tonic::async_trait]
 impl Node for NodeService {
-    type LinkStream = BoxStream<'static, Result<LinkMessage, Status>>;
-
-    async fn link(&self, request: Request<Streaming<LinkMessage>>) -> Result<Response<Self::LinkStream>, Status> {
-        let peer = node_id(request.metadata())?;
-        Ok(Response::new(self.edge.node.replication().serve_link(peer, request.into_inner())))
-    }
-
     async fn install_snapshot(
         &self,
         request: Request<Streaming<SnapshotChunk>>,
@@ -81,32 +72,5 @@ impl Node for NodeService {
         let outcome = self.edge.node.join(request.into_inner()).await;
         observation.answer(crate::edge::code_of(&outcome));
         Ok(Response::new(outcome?))
-    }
-}
-
-/// Who is calling.
-fn node_id(metadata: &MetadataMap) -> Result<u64, Failure> {
-    let id = metadata.get(NODE_ID_METADATA).and_then(|value| value.to_str().ok()?.parse().ok());
-    id.filter(|id| *id != 0).ok_or_else(|| Failure::invalid_field(NODE_ID_METADATA, "must be the caller's node id"))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn a_link_needs_the_callers_id() {
-        let metadata = |value: &str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert(NODE_ID_METADATA, value.parse().unwrap());
-            metadata
-        };
-        assert_eq!(node_id(&metadata("7")).unwrap(), 7);
-        for refused in ["", "0", "seven", "-1"] {
-            assert_eq!(node_id(&metadata(refused)).unwrap_err().metadata["field"], NODE_ID_METADATA);
-        }
-        assert!(node_id(&MetadataMap::new()).is_err());
     }
 }

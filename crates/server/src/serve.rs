@@ -124,7 +124,10 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
     let under_way = [edge.requests.clone(), scans.admission().clone(), pipelines.admission().clone()];
     let key_value = KeyValueService::new(Arc::clone(&edge), scans, Arc::new(pipelines));
     let services = grpc::services(&edge, key_value, health)?;
-    let incoming = Connections::new(grpc_listener, "grpc", connections_max).into_stream();
+    let incoming = Connections::new(grpc_listener, "grpc", connections_max).into_stream({
+        let node = Arc::clone(&node);
+        move |connection| node.replication().serve_link(connection)
+    });
     let mut closing = stop.listeners.subscribe();
     let serving =
         grpc::server(limits.streams_per_connection).serve_with_incoming_shutdown(services, incoming, async move {

@@ -19,23 +19,23 @@ use cirrus_proto::internal::v1::node_server::{Node as NodeRpc, NodeServer};
 use cirrus_proto::internal::v1::{self as pb, Command, reply};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{IncrementRequest, PutRequest};
-use cirrus_proto::{Failure, NODE_ID_METADATA, Reason};
+use cirrus_proto::{Failure, Reason};
 use cirrus_storage::StorageConfig;
 use parking_lot::{Condvar, Mutex};
 use prost::Message as _;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{LinkAnswers, MakeEvaluator, Replication, ReplicationConfig};
+use super::{MakeEvaluator, Replication, ReplicationConfig};
 use crate::convert::Node;
 use crate::evaluation::{Evaluated, Evaluator};
-use crate::link::MESSAGE_BYTES_MAX;
 use crate::mailbox::Executed;
 use crate::shard::Shard;
 use crate::timing::Timing;
+use crate::wire::{LINK_FIRST_BYTE, MESSAGE_BYTES_MAX};
 use gateway::Gateway;
 
 /// Long enough for a machine under load; only a test that fails waits for it.
@@ -216,9 +216,30 @@ impl TestNode {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (stop_server, stopped) = oneshot::channel();
         let server = tonic::transport::Server::builder().add_service(service);
-        let serving =
-            server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), async { drop(stopped.await) });
-        let server = tokio::spawn(async move { serving.await.unwrap() });
+        let (requests, incoming) = mpsc::channel(16);
+        let serving = server.serve_with_incoming_shutdown(ReceiverStream::new(incoming), async { drop(stopped.await) });
+        let links = replication.clone();
+        let accepting = async move {
+            let mut open = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (requests, links) = (requests.clone(), links.clone());
+                open.spawn(async move {
+                    let mut first = [1];
+                    match stream.peek(&mut first).await {
+                        Ok(1) if first == [LINK_FIRST_BYTE] => links.serve_link(stream).await,
+                        Ok(_) => drop(requests.send(Ok::<_, std::io::Error>(stream)).await),
+                        // The test closed it.
+                        Err(_) => {}
+                    }
+                });
+            }
+        };
+        let server = tokio::spawn(async move {
+            tokio::select! {
+                served = serving => served.unwrap(),
+                () = accepting => {}
+            }
+        });
         TestNode { id, settings, data, replication, evaluations, gateway, stop_server, server }
     }
 
@@ -369,13 +390,6 @@ struct NodeService(Arc<Replication>);
 
 #[tonic::async_trait]
 impl NodeRpc for NodeService {
-    type LinkStream = LinkAnswers;
-
-    async fn link(&self, request: Request<Streaming<pb::LinkMessage>>) -> Result<Response<LinkAnswers>, Status> {
-        let peer = request.metadata().get(NODE_ID_METADATA).unwrap().to_str().unwrap().parse().unwrap();
-        Ok(Response::new(self.0.serve_link(peer, request.into_inner())))
-    }
-
     async fn install_snapshot(
         &self,
         request: Request<Streaming<pb::SnapshotChunk>>,
