@@ -47,10 +47,8 @@ impl Pacer {
             let next = if self.withheld.is_none() {
                 self.requests.recv().await
             } else {
-                match tokio::time::timeout_at(self.passes_at, self.requests.recv()).await {
-                    Ok(next) => next,
-                    Err(_) => None,
-                }
+                // Out of time, or out of requests: the same follows.
+                tokio::time::timeout_at(self.passes_at, self.requests.recv()).await.unwrap_or(None)
             };
             let Some(Appended { mut request, silent }) = next else {
                 let request = self.withheld.take()?;

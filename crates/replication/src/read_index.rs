@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn a_quorum_is_more_than_half_of_every_set() {
-        let cases: [(&[&[u64]], &[u64], bool); 8] = [
+        type Case = (&'static [&'static [u64]], &'static [u64], bool);
+        let cases: [Case; 8] = [
             (&[&[1]], &[1], true),
             (&[&[1, 2, 3]], &[1], false),
             (&[&[1, 2, 3]], &[1, 3], true),
