@@ -43,5 +43,5 @@ pub const FORWARDED_METADATA: &str = "cirrus-forwarded";
 /// Metadata key in which a node names the gRPC address of the shard's leader, where it forwarded the request.
 pub const LEADER_METADATA: &str = "cirrus-leader";
 
-/// Metadata key in which a caller of `Node.Link` gives its node id.
+/// Metadata key in which a node that sends a snapshot gives its node id.
 pub const NODE_ID_METADATA: &str = "cirrus-node-id";
