@@ -38,6 +38,7 @@ use crate::types::{ApplyOutcome, Completion, Group, ProposalBytes, WriteResult};
 
 /// Proposals under way at once.
 pub(crate) const IN_FLIGHT_MAX: usize = 2;
+
 /// Everything one executor needs.
 pub(crate) struct Executor<E> {
     pub(crate) shard_id: u32,

@@ -90,13 +90,8 @@ impl PeerLink {
     pub(crate) async fn ask(&self, shard_id: u32, body: Body, bound: Duration) -> Result<Body, LinkDown> {
         let (sender, receiver) = oneshot::channel();
         let call = self.register(Waiter::Answer(sender))?;
-        let rides = matches!(body, Body::Heartbeat(_));
         let answered = tokio::time::timeout(bound, async {
-            if rides {
-                call.send_riding(shard_id, body).await?
-            } else {
-                call.send(shard_id, body).await?
-            }
+            call.send(shard_id, body).await?;
             receiver.await.map_err(|_| self.shared.down())
         })
         .await;
@@ -143,11 +138,6 @@ impl Call {
     /// Sends a frame of this call; waits while the outbox is full.
     pub(crate) async fn send(&self, shard_id: u32, body: Body) -> Result<(), LinkDown> {
         self.outbox.send(self.frame(shard_id, body)).await.map_err(|_| self.shared.down())
-    }
-
-    /// Sends a frame of this call that is in no hurry; waits while the outbox is full.
-    pub(crate) async fn send_riding(&self, shard_id: u32, body: Body) -> Result<(), LinkDown> {
-        self.outbox.send_riding(self.frame(shard_id, body)).await.map_err(|_| self.shared.down())
     }
 
     fn frame(&self, shard_id: u32, body: Body) -> pb::LinkFrame {

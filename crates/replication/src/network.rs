@@ -174,14 +174,11 @@ where
     while let Some(request) = input.next().await {
         let silent = request.entries.is_empty() && probed;
         let body = Body::Append(pb::AppendRequest { silent, ..append_to_pb(request) });
-        let sent = if silent {
-            call.send_riding(shard_id, body).await
-        } else {
+        if !silent {
             let Ok(permit) = permits.acquire().await else { return };
             permit.forget();
-            call.send(shard_id, body).await
-        };
-        if sent.is_err() {
+        }
+        if call.send(shard_id, body).await.is_err() {
             return;
         }
         probed = true;

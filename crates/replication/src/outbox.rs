@@ -24,42 +24,39 @@ const RIDE_MAX: Duration = Duration::from_millis(5);
 
 /// The sending side.
 #[derive(Clone)]
-pub(crate) struct Outbox(mpsc::Sender<Outgoing>);
+pub(crate) struct Outbox(mpsc::Sender<pb::LinkFrame>);
 
 /// The link broke: nothing will be sent any more.
 #[derive(Debug)]
 pub(crate) struct Closed;
 
-struct Outgoing {
-    frame: pb::LinkFrame,
-    /// It waits for others to travel with.
-    rides: bool,
+/// Whether a frame is in no hurry.
+fn rides(frame: &pb::LinkFrame) -> bool {
+    match &frame.body {
+        Some(Body::Append(append)) => append.silent,
+        Some(Body::Heartbeat(_) | Body::HeartbeatResponse(_) | Body::Ping(_)) => true,
+        _ => false,
+    }
 }
 
 impl Outbox {
-    /// Sends a frame now; waits while the outbox is full.
+    /// Sends a frame; waits while the outbox is full.
     pub(crate) async fn send(&self, frame: pb::LinkFrame) -> Result<(), Closed> {
-        self.0.send(Outgoing { frame, rides: false }).await.map_err(|_| Closed)
+        self.0.send(frame).await.map_err(|_| Closed)
     }
 
-    /// Sends a frame with the next that leaves, if there is room for it.
+    /// Sends a frame if there is room for it.
     pub(crate) fn try_send(&self, frame: pb::LinkFrame) {
         // A full outbox needs no ping.
-        let _ = self.0.try_send(Outgoing { frame, rides: true });
+        let _ = self.0.try_send(frame);
     }
 
     /// Sends a frame from where nothing can wait.
     pub(crate) fn send_detached(&self, frame: pb::LinkFrame) {
-        let outgoing = Outgoing { frame, rides: false };
-        if let Err(mpsc::error::TrySendError::Full(outgoing)) = self.0.try_send(outgoing) {
+        if let Err(mpsc::error::TrySendError::Full(frame)) = self.0.try_send(frame) {
             let sender = self.0.clone();
-            tokio::spawn(async move { sender.send(outgoing).await.is_ok() });
+            tokio::spawn(async move { sender.send(frame).await.is_ok() });
         }
-    }
-
-    /// Sends a frame with the next that leaves, or after [`RIDE_MAX`].
-    pub(crate) async fn send_riding(&self, frame: pb::LinkFrame) -> Result<(), Closed> {
-        self.0.send(Outgoing { frame, rides: true }).await.map_err(|_| Closed)
     }
 }
 
@@ -75,7 +72,7 @@ pub(crate) fn outbox() -> (Outbox, impl Stream<Item = pb::LinkMessage> + Send + 
 }
 
 struct Packer {
-    frames: mpsc::Receiver<Outgoing>,
+    frames: mpsc::Receiver<pb::LinkFrame>,
     packed: Vec<pb::LinkFrame>,
     bytes: usize,
     /// When what is packed leaves, if all of it rides.
@@ -93,12 +90,13 @@ impl Packer {
                     Err(_) => break,
                 },
             };
-            let Some(Outgoing { frame, rides }) = next else {
+            let Some(frame) = next else {
                 if self.packed.is_empty() {
                     return None;
                 }
                 break;
             };
+            let rides = rides(&frame);
             self.pack(frame);
             if rides {
                 self.leaves_at.get_or_insert_with(|| Instant::now() + RIDE_MAX);
@@ -107,9 +105,9 @@ impl Packer {
             // What else is ready runs first: frames that it sends travel in this message.
             tokio::task::yield_now().await;
             while self.has_room()
-                && let Ok(next) = self.frames.try_recv()
+                && let Ok(frame) = self.frames.try_recv()
             {
-                self.pack(next.frame);
+                self.pack(frame);
             }
             break;
         }
@@ -146,6 +144,10 @@ mod tests {
         pb::LinkFrame { shard_id: 1, call_id, body: Some(Body::AppendEnd(pb::Blank {})) }
     }
 
+    fn riding(call_id: u64) -> pb::LinkFrame {
+        pb::LinkFrame { body: Some(Body::Heartbeat(pb::AppendRequest::default())), ..frame(call_id) }
+    }
+
     fn append(call_id: u64, silent: bool) -> pb::LinkFrame {
         let body = Body::Append(pb::AppendRequest { silent, ..Default::default() });
         pb::LinkFrame { shard_id: 1, call_id, body: Some(body) }
@@ -171,12 +173,12 @@ mod tests {
     async fn a_frame_that_rides_leaves_with_the_next_or_by_itself() {
         let (outbox, messages) = outbox();
         let mut messages = Box::pin(messages);
-        outbox.send_riding(frame(1)).await.unwrap();
+        outbox.send(riding(1)).await.unwrap();
         outbox.send(frame(2)).await.unwrap();
         assert_eq!(calls(&messages.next().await.unwrap()), [1, 2]);
         let before = Instant::now();
-        outbox.send_riding(frame(3)).await.unwrap();
-        outbox.send_riding(frame(4)).await.unwrap();
+        outbox.send(riding(3)).await.unwrap();
+        outbox.send(riding(4)).await.unwrap();
         assert_eq!(calls(&messages.next().await.unwrap()), [3, 4]);
         assert!(before.elapsed() >= RIDE_MAX);
     }
@@ -185,7 +187,7 @@ mod tests {
     async fn news_of_a_commit_is_dropped_where_something_newer_of_its_stream_travels_along() {
         let (outbox, messages) = outbox();
         for silent in [append(7, true), append(7, true), append(8, true)] {
-            outbox.send_riding(silent).await.unwrap();
+            outbox.send(silent).await.unwrap();
         }
         outbox.send(append(7, false)).await.unwrap();
         drop(outbox);

@@ -80,10 +80,9 @@ struct Asked {
 
 impl Asked {
     async fn answer(&self, body: Body) {
-        let rides = matches!(body, Body::HeartbeatResponse(_));
         let frame = pb::LinkFrame { shard_id: self.shard_id, call_id: self.call_id, body: Some(body) };
         // A link that broke has nobody left to answer.
-        let _ = if rides { self.outbox.send_riding(frame).await } else { self.outbox.send(frame).await };
+        let _ = self.outbox.send(frame).await;
     }
 
     fn group(&self, groups: &Groups) -> Result<Group, String> {

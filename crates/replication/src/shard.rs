@@ -42,7 +42,7 @@ pub struct Shard {
     applied_next: Arc<AtomicU64>,
     leader: watch::Receiver<LeaderView>,
     stopping: AtomicBool,
-    executor: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    executor: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 /// Who leads the shard, as this replica knows it.
@@ -140,7 +140,7 @@ impl Shard {
             applied_next,
             leader,
             stopping: AtomicBool::new(false),
-            executor: tokio::sync::Mutex::new(Some(tokio::spawn(executor.run()))),
+            executor: parking_lot::Mutex::new(Some(tokio::spawn(executor.run()))),
         }))
     }
 
@@ -342,7 +342,8 @@ impl Shard {
     pub(crate) async fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.mailbox.tell(Message::Stop);
-        if let Some(executor) = self.executor.lock().await.take()
+        let executor = self.executor.lock().take();
+        if let Some(executor) = executor
             && let Err(error) = executor.await
         {
             tracing::error!(shard = self.id, %error, "the executor had panicked");

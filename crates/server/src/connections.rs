@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, timeout};
+use tokio::time::Sleep;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// A peer that has sent nothing this long after it connected is no client.
@@ -133,14 +133,25 @@ impl Connection {
     /// Waits for the peer's first byte and leaves it to be read.
     async fn first_byte(&mut self) -> io::Result<u8> {
         let mut first = [0];
-        match timeout(FIRST_BYTES_TIMEOUT, self.stream.peek(&mut first)).await {
-            Ok(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(peeked) => peeked.map(|_| first[0]),
-            Err(_) => {
-                self.silent.increment(1);
-                Err(io::ErrorKind::TimedOut.into())
+        let Connection { stream, silence, .. } = self;
+        let silence = async {
+            match silence {
+                Some(silence) => silence.await,
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            peeked = stream.peek(&mut first) => match peeked? {
+                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                _ => Ok(first[0]),
+            },
+            () = silence => Err(self.said_nothing()),
         }
+    }
+
+    fn said_nothing(&self) -> io::Error {
+        self.silent.increment(1);
+        io::Error::new(io::ErrorKind::TimedOut, "the peer sent nothing")
     }
 }
 
@@ -183,8 +194,7 @@ impl AsyncRead for Connection {
         let Some(silence) = &mut self.silence else { return result };
         if result.is_pending() {
             if silence.as_mut().poll(context).is_ready() {
-                self.silent.increment(1);
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer sent nothing")));
+                return Poll::Ready(Err(self.said_nothing()));
             }
         } else {
             self.silence = None;

@@ -59,13 +59,18 @@ impl EncodedEntry {
     }
 }
 
-/// The id inside an entry that was read from disk under the key (`shard_id`, `index`).
+/// What is wrong with the entry at (`shard_id`, `index`) on disk.
+pub(super) fn damaged(shard_id: u32, index: u64, what: &str) -> StorageError {
+    StorageError::Damaged(format!("log of shard {shard_id}, index {index}: {what}"))
+}
+
+/// The id inside an entry that was read from disk as that of (`shard_id`, `index`).
 pub(super) fn stored_id(shard_id: u32, index: u64, bytes: &[u8]) -> Result<LogId, StorageError> {
-    let damaged = |what: String| StorageError::Damaged(format!("log of shard {shard_id}, index {index}: {what}"));
-    let head = EntryHead::decode(bytes).map_err(|error| damaged(format!("not an entry ({error})")))?;
+    let damaged = |what: &str| damaged(shard_id, index, what);
+    let head = EntryHead::decode(bytes).map_err(|error| damaged(&format!("not an entry ({error})")))?;
     match head.log_id {
         Some(log_id) if log_id.index == index => Ok(log_id),
-        Some(log_id) => Err(damaged(format!("holds the entry of index {}", log_id.index))),
-        None => Err(damaged("an entry without an id".to_owned())),
+        Some(log_id) => Err(damaged(&format!("holds the entry of index {}", log_id.index))),
+        None => Err(damaged("an entry without an id")),
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cirrus_proto::internal::v1::LogId;
 use parking_lot::Mutex;
 
-use super::entry::{EncodedEntry, stored_id};
+use super::entry::{EncodedEntry, damaged, stored_id};
 use super::positions::{OnDisk, Position};
 use super::segment::SegmentFiles;
 use crate::StorageError;
@@ -102,8 +102,4 @@ fn check(shard_id: u32, place: &Place, bytes: &[u8]) -> Result<Arc<EncodedEntry>
     }
     let LogId { term, index } = stored_id(shard_id, place.index, bytes)?;
     Ok(Arc::new(EncodedEntry { term, index, bytes: Bytes::copy_from_slice(bytes) }))
-}
-
-fn damaged(shard_id: u32, index: u64, what: &str) -> StorageError {
-    StorageError::Damaged(format!("log of shard {shard_id}, index {index}: {what}"))
 }

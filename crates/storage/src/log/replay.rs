@@ -10,7 +10,7 @@ use cirrus_proto::internal::v1::log_operation::Change;
 use cirrus_proto::internal::v1::{LogId, LogOperation, LogRecord, LogShard};
 use prost::Message as _;
 
-use super::entry::stored_id;
+use super::entry::{damaged, stored_id};
 use super::positions::{OnDisk, Position, UNKNOWN_TERM};
 use super::record::{IntactRecord, overhead_of_each};
 use super::space::Space;
@@ -21,10 +21,6 @@ pub(super) struct Replay {
     shards: HashMap<u32, OnDisk>,
     pub(super) space: Space,
     started: bool,
-}
-
-fn damaged(shard_id: u32, index: u64, what: &str) -> StorageError {
-    StorageError::Damaged(format!("log of shard {shard_id}, index {index}: {what}"))
 }
 
 /// Entries of the record at hand.
