@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cirrus_proto::internal::v1 as pb;
-use cirrus_storage::{ApplyBatch, ShardState};
-use futures::{Stream, StreamExt as _};
+use cirrus_storage::{ApplyBatch, ShardState, StorageError};
+use futures::{FutureExt, Stream, StreamExt as _};
 use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder as _, RaftStateMachine, Snapshot};
 use parking_lot::Mutex;
 use prost::Message as _;
+use tokio::task::JoinHandle;
 
 use crate::convert::{Malformed, log_id_from_pb, log_id_to_pb, membership_to_pb, stored_membership_from_pb};
 use crate::log::into_io;
@@ -40,6 +41,8 @@ pub(crate) struct StateMachine {
     current: CurrentSnapshot,
     /// For readers that wait for an index: the last applied index plus one.
     applied_next: Arc<AtomicU64>,
+    /// The buffer of effects, on its way into the state's RocksDB.
+    write_back: Option<JoinHandle<Result<(), StorageError>>>,
     skipped: metrics::Counter,
     applied_proposals: metrics::Counter,
 }
@@ -61,6 +64,7 @@ impl StateMachine {
             snapshots,
             current: Arc::new(Mutex::new(None)),
             applied_next,
+            write_back: None,
             skipped: metrics::counter!("cirrus_proposals_skipped_total", "shard" => shard.clone()),
             applied_proposals: metrics::counter!("cirrus_proposals_applied_total", "shard" => shard),
         })
@@ -114,9 +118,26 @@ impl StateMachine {
             });
         }
         self.state.apply(&batch).map_err(into_io)?;
+        self.write_back_if_due()?;
         self.applied_next.store(applied_index + 1, Ordering::Release);
         for (responder, outcome) in responses {
             responder.send(outcome);
+        }
+        Ok(())
+    }
+}
+
+impl StateMachine {
+    /// Writes a full buffer back on a thread that may block, and fails where that failed the last time.
+    fn write_back_if_due(&mut self) -> io::Result<()> {
+        if let Some(written) =
+            self.write_back.take_if(|running| running.is_finished()).and_then(FutureExt::now_or_never)
+        {
+            written.map_err(io::Error::other)?.map_err(into_io)?;
+        }
+        if self.write_back.is_none() && self.state.is_write_back_due() {
+            let state = self.state.clone();
+            self.write_back = Some(tokio::task::spawn_blocking(move || state.write_back()));
         }
         Ok(())
     }

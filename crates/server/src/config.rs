@@ -124,14 +124,16 @@ pub struct LimitsSection {
     pub deadline_max_ms: u64,
 }
 
-/// `[storage]`: memory that all RocksDB instances of the node share.
+/// `[storage]`: memory for the shards' states.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageSection {
-    /// Block cache, MiB.
+    /// Block cache of all RocksDB instances, MiB.
     pub block_cache_mib: usize,
-    /// Write buffers, MiB.
+    /// Write buffers of all RocksDB instances, MiB.
     pub write_buffer_mib: usize,
+    /// What each replica gathers before it writes to its RocksDB, MiB.
+    pub state_buffer_mib: usize,
 }
 
 /// `[log]`: what is logged, and how.
@@ -330,6 +332,7 @@ impl StorageSection {
         StorageConfig {
             block_cache_bytes: self.block_cache_mib << 20,
             write_buffer_bytes: self.write_buffer_mib << 20,
+            state_buffer_bytes: self.state_buffer_mib << 20,
             ..StorageConfig::default()
         }
     }
@@ -341,6 +344,7 @@ impl Default for StorageSection {
         StorageSection {
             block_cache_mib: storage.block_cache_bytes >> 20,
             write_buffer_mib: storage.write_buffer_bytes >> 20,
+            state_buffer_mib: storage.state_buffer_bytes >> 20,
         }
     }
 }
@@ -523,6 +527,7 @@ mod tests {
             ("[log]\nfilter = \"cirrus=loud\"", &[], &["log.filter"]),
             ("[log]\nformat = \"xml\"", &[], &["xml", "text"]),
             ("[storage]\nblock_cache_mib = 0", &[], &["storage.block_cache_mib"]),
+            ("[storage]\nstate_buffer_mib = 0", &[], &["storage.state_buffer_mib"]),
         ];
         for (toml, environment, expected) in cases {
             let message = load(toml, environment, &Flags::default()).unwrap_err();

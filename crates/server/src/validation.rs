@@ -28,6 +28,7 @@ pub(crate) fn validate(config: &ServerConfig) -> Result<(), ConfigError> {
     for (field, mib) in [
         ("storage.block_cache_mib", config.storage.block_cache_mib),
         ("storage.write_buffer_mib", config.storage.write_buffer_mib),
+        ("storage.state_buffer_mib", config.storage.state_buffer_mib),
     ] {
         require((1..=MIB_MAX).contains(&mib), field, format!("must be 1 to {MIB_MAX}"))?;
     }

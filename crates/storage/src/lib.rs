@@ -3,7 +3,7 @@
 //! ```text
 //!   append, vote ─► NodeLog ─ one queue, one writer thread, one fsync a batch ─► segment files
 //!                      └─ tail cache ─► replication and apply read recent entries from memory
-//!   committed    ─► ShardState::apply ─ effects + applied id in one batch ──────► RocksDB, write-ahead log off
+//!   committed    ─► ShardState::apply ─► buffer ─ effects + applied id in one batch ─► RocksDB, write-ahead log off
 //!                      └─ checkpoint (hard links) ─► a snapshot to send ─► ShardState::install on another node
 //! ```
 //!
@@ -13,7 +13,7 @@
 //! - **What was acknowledged is on disk.** A `done` callback of the log runs after the fsync that covers it, and
 //!   after the callbacks of everything that was asked of the node's log before it. A vote is thereby a barrier.
 //! - **The state is the effects of exactly the entries up to its applied id**, whatever was lost: effects, applied
-//!   id and membership are one write batch, and the column families reach the disk together or not at all.
+//!   id and membership leave the buffer in one write batch, and the column families reach the disk together or not at all.
 //! - **The log is never purged past [`ShardState::flushed`]**, which is the caller's part: what a power cut takes
 //!   from the state's memory is replayed from the log.
 //!

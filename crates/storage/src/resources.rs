@@ -12,6 +12,8 @@ pub struct StorageConfig {
     pub block_cache_bytes: usize,
     /// Memtables of all instances together. Beyond it the instance that is being written to flushes early.
     pub write_buffer_bytes: usize,
+    /// Buffer of what was applied last to one shard's state; when it is full, it is written to RocksDB in the background.
+    pub state_buffer_bytes: usize,
     /// Memtable of one shard's state; when it is full, the state flushes in the background.
     pub state_memtable_bytes: usize,
     /// Flushes and compactions together write at most this much; flushes go first. The log's fsyncs are not limited.
@@ -29,6 +31,7 @@ impl Default for StorageConfig {
         Self {
             block_cache_bytes: 256 << 20,
             write_buffer_bytes: 256 << 20,
+            state_buffer_bytes: 2 << 20,
             state_memtable_bytes: 16 << 20,
             background_bytes_per_second: 256 << 20,
             background_threads: 2,

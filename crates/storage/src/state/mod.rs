@@ -1,19 +1,20 @@
 //! One shard replica's state: the effects of the log up to its applied id.
 //!
 //! One RocksDB instance with the write-ahead log off, one column family for each table, and one, `applied`, for the
-//! applied id and the membership. Every [`ShardState::apply`] is one write batch over all of them, and they flush
-//! atomically, so that what is on disk is always the state at exactly one applied id: [`ShardState::flushed`].
+//! applied id and the membership; in front of it a buffer of what was applied last. The buffer is written back to
+//! RocksDB in one write batch over all tables, and they flush atomically, so that what is on disk is always the state at
+//! exactly one applied id: [`ShardState::flushed`].
 //!
 //! ```text
-//!            flushed()                 applied()
-//!   ─────────────┼─────────────────────────┼─────► log index
-//!    on disk     │ in memtables: lost by a │ in the log only
-//!                │ crash, replayed from    │
-//!                │ the log                 │
+//!            flushed()                                  applied()
+//!   ─────────────┼──────────────┬───────────────────────────┼─────► log index
+//!    on disk     │ in memtables │ in the buffer             │ in the log only
+//!                │ lost by a crash, replayed from the log   │
 //! ```
 //!
 //! | file | holds |
 //! | --- | --- |
+//! | `recent` | the buffer of what was applied last |
 //! | `tables` | the column families |
 //! | `read` | lookups, scans and snapshots |
 //! | `checkpoint` | making, checking, listing and deleting checkpoints |
@@ -22,6 +23,7 @@
 mod checkpoint;
 mod generation;
 mod read;
+mod recent;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -40,7 +42,8 @@ pub use read::{PinnedState, StateSnapshot, Visit};
 use crate::durable_files::{sync_files_in, sync_parent};
 use crate::{SharedResources, StorageError};
 use generation::{Directory, Generations};
-use tables::{APPLIED, APPLIED_LOG_ID, APPLIED_MEMBERSHIP, COLUMN_FAMILIES, column_family, table_name};
+use recent::{Buffer, Recent};
+use tables::{APPLIED, APPLIED_LOG_ID, APPLIED_MEMBERSHIP, COLUMN_FAMILIES, TABLES, column_family, table_name};
 
 /// Where a state stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,14 +65,14 @@ pub struct ApplyBatch {
     pub membership: Option<StoredMembership>,
 }
 
-/// Sizes, for metrics and status. Estimates of RocksDB.
+/// Sizes, for metrics and status. Estimates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateStatistics {
     /// Live table files.
     pub disk_bytes: u64,
-    /// Memtables.
+    /// The buffer of what was applied last, and memtables.
     pub memory_bytes: u64,
-    /// Keys in the data table.
+    /// Keys in the data table; one that was overwritten or deleted may count more than once.
     pub keys_estimate: u64,
 }
 
@@ -86,6 +89,7 @@ pub struct ShardState {
 struct Live {
     db: DB,
     applied: RwLock<Applied>,
+    recent: Recent,
     /// Bytes applied, and of those, bytes that a flush or checkpoint has covered.
     applied_bytes: AtomicU64,
     flushed_bytes: AtomicU64,
@@ -102,10 +106,36 @@ impl Live {
         Ok(Self {
             db,
             applied: RwLock::new(applied),
+            recent: Recent::default(),
             applied_bytes: AtomicU64::new(0),
             flushed_bytes: AtomicU64::new(0),
             directory: Directory::new(directory),
         })
+    }
+}
+
+impl Live {
+    fn write_back(&self) -> Result<(), StorageError> {
+        self.recent.write_back(|buffer| {
+            let started = Instant::now();
+            let writes = write_batch(&self.db, buffer)?;
+            let bytes = writes.size_in_bytes() as u64;
+            let mut options = WriteOptions::default();
+            options.disable_wal(true);
+            self.db.write_opt(writes, &options).map_err(StorageError::rocksdb("write the state back"))?;
+            metrics::histogram!("cirrus_state_write_back_seconds").record(started.elapsed());
+            metrics::counter!("cirrus_state_write_back_bytes_total").increment(bytes);
+            Ok(())
+        })
+    }
+}
+
+/// A state that is closed in order keeps everything: RocksDB flushes what it holds when it is closed.
+impl Drop for Live {
+    fn drop(&mut self) {
+        if let Err(error) = self.write_back() {
+            tracing::warn!(%error, "a state was closed with effects that only the log has");
+        }
     }
 }
 
@@ -129,8 +159,8 @@ impl ShardState {
         self.live().applied.read().clone()
     }
 
-    /// Applies a batch: all of it, with its applied id and membership, or nothing. Writes memory only; blocks when
-    /// flushes cannot keep up.
+    /// Applies a batch: all of it, with its applied id and membership, or nothing. Writes memory only. Where the buffer
+    /// is full twice over, because nobody called [`Self::write_back`] when it was due, it is written back first.
     ///
     /// # Errors
     /// `Refused` if an effect names no table or no change, or `applied` does not grow; `Failed`.
@@ -143,11 +173,21 @@ impl ShardState {
                 batch.applied.index, applied.index
             )));
         }
-        let writes = write_batch(&live.db, batch)?;
-        let bytes = writes.size_in_bytes() as u64;
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        live.db.write_opt(writes, &options).map_err(StorageError::rocksdb("apply to the state"))?;
+        let changes = batch.effects.iter().map(change_of).collect::<Result<Vec<_>, _>>()?;
+        if live.recent.filling().0 >= self.buffer_bytes().saturating_mul(2) {
+            metrics::counter!("cirrus_state_write_stalls_total").increment(1);
+            live.write_back()?;
+        }
+        let mut bytes = 0;
+        live.recent.add(batch.applied, batch.membership.as_ref(), |buffer| {
+            for (table, key, value) in changes {
+                bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+                match value {
+                    Some(value) => buffer.put(table, key, value),
+                    None => buffer.delete(table, key),
+                }
+            }
+        });
 
         let mut applied = live.applied.write();
         applied.log_id = Some(batch.applied);
@@ -155,9 +195,34 @@ impl ShardState {
             applied.membership = membership.clone();
         }
         drop(applied);
-        live.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
+        // One for the entry itself: its applied id must be flushed even where it has no effects.
+        live.applied_bytes.fetch_add(bytes + 1, Ordering::Relaxed);
         metrics::counter!("cirrus_state_apply_bytes_total").increment(bytes);
         Ok(())
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        self.resources.config().state_buffer_bytes
+    }
+
+    /// Memory that the buffer of what was applied last holds.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.live().recent.bytes() as u64
+    }
+
+    /// Whether the buffer of what was applied last is full, and nobody writes it back yet.
+    pub fn is_write_back_due(&self) -> bool {
+        let (bytes, nothing_leaves) = self.live().recent.filling();
+        nothing_leaves && bytes >= self.buffer_bytes()
+    }
+
+    /// Writes the buffer of what was applied last to RocksDB, whose memtables are memory too. Takes milliseconds, or
+    /// as long as flushes cannot keep up; apply and reads go on meanwhile.
+    ///
+    /// # Errors
+    /// `Failed`; what could not be written stays in the buffer.
+    pub fn write_back(&self) -> Result<(), StorageError> {
+        self.live().write_back()
     }
 
     /// Writes everything applied so far to disk; it is then part of [`Self::flushed`].
@@ -195,6 +260,7 @@ impl ShardState {
         let started = Instant::now();
         let live = self.live();
         let applied_bytes = live.applied_bytes.load(Ordering::Relaxed);
+        live.write_back()?;
         checkpoint::create(&live.db, directory)?;
         live.flushed_bytes.fetch_max(applied_bytes, Ordering::Relaxed);
         let checkpoint = Checkpoint::open(directory, &self.resources)?;
@@ -260,8 +326,8 @@ impl ShardState {
             .and_then(|data| live.db.property_int_value_cf(data, rocksdb::properties::ESTIMATE_NUM_KEYS).ok()?);
         StateStatistics {
             disk_bytes: sum(rocksdb::properties::LIVE_SST_FILES_SIZE),
-            memory_bytes: sum(rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES),
-            keys_estimate: keys.unwrap_or(0),
+            memory_bytes: sum(rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES) + self.buffered_bytes(),
+            keys_estimate: keys.unwrap_or(0) + live.recent.keys(Table::Data) as u64,
         }
     }
 }
@@ -269,6 +335,7 @@ impl ShardState {
 fn flush(live: &Live) -> Result<(), StorageError> {
     let started = Instant::now();
     let applied_bytes = live.applied_bytes.load(Ordering::Relaxed);
+    live.write_back()?;
     let column_families =
         COLUMN_FAMILIES.iter().map(|name| column_family(&live.db, name)).collect::<Result<Vec<_>, _>>()?;
     let references: Vec<_> = column_families.iter().collect();
@@ -278,23 +345,39 @@ fn flush(live: &Live) -> Result<(), StorageError> {
     Ok(())
 }
 
-fn write_batch(db: &DB, batch: &ApplyBatch) -> Result<WriteBatch, StorageError> {
+/// A table, a key in it and its new value; none: it is deleted.
+type Change<'effect> = (Table, &'effect [u8], Option<&'effect [u8]>);
+
+fn change_of(effect: &Effect) -> Result<Change<'_>, StorageError> {
+    let table = Table::try_from(effect.table)
+        .map_err(|_| StorageError::Refused(format!("table {} is unknown", effect.table)))?;
+    table_name(table)?;
+    match &effect.change {
+        Some(effect::Change::Put(value)) => Ok((table, &effect.key, Some(value))),
+        Some(effect::Change::Delete(true)) => Ok((table, &effect.key, None)),
+        Some(effect::Change::Delete(false)) | None => {
+            Err(StorageError::Refused("an effect without a change".to_owned()))
+        }
+    }
+}
+
+fn write_batch(db: &DB, buffer: &Buffer) -> Result<WriteBatch, StorageError> {
     let mut writes = WriteBatch::default();
-    for effect in &batch.effects {
-        let table = Table::try_from(effect.table)
-            .map_err(|_| StorageError::Refused(format!("table {} is unknown", effect.table)))?;
+    for table in TABLES {
         let column_family = column_family(db, table_name(table)?)?;
-        match &effect.change {
-            Some(effect::Change::Put(value)) => writes.put_cf(column_family, &effect.key, value),
-            Some(effect::Change::Delete(true)) => writes.delete_cf(column_family, &effect.key),
-            Some(effect::Change::Delete(false)) | None => {
-                return Err(StorageError::Refused("an effect without a change".to_owned()));
+        // In order: each insertion into the memtable begins near where the last one ended.
+        for (key, value) in buffer.sorted(table) {
+            match value {
+                Some(value) => writes.put_cf(column_family, key, value),
+                None => writes.delete_cf(column_family, key),
             }
         }
     }
     let applied = column_family(db, APPLIED)?;
-    writes.put_cf(applied, APPLIED_LOG_ID, batch.applied.encode_to_vec());
-    if let Some(membership) = &batch.membership {
+    if let Some(log_id) = &buffer.applied {
+        writes.put_cf(applied, APPLIED_LOG_ID, log_id.encode_to_vec());
+    }
+    if let Some(membership) = &buffer.membership {
         writes.put_cf(applied, APPLIED_MEMBERSHIP, membership.encode_to_vec());
     }
     Ok(writes)

@@ -21,11 +21,17 @@ impl ShardState {
     /// # Errors
     /// `Damaged`, `Failed`; `Refused` for no table.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        get(&self.live().db, table, key, &ReadOptions::default())
+        let live = self.live();
+        table_name(table)?;
+        // The buffer first: what leaves it in between is in RocksDB by then.
+        match live.recent.get(table, key, |value| value.map(Bytes::copy_from_slice)) {
+            Some(value) => Ok(value),
+            None => get(&live.db, table, key, &ReadOptions::default()),
+        }
     }
 
     /// Visits the pairs with `start` <= key < `end` (none: to the last) in byte order until `visit` breaks. The scan
-    /// sees one moment of the state.
+    /// sees one moment of the state. Effects on the table that are still in the buffer are written back first.
     ///
     /// # Errors
     /// `Damaged`, `Failed`; `Refused` for no table.
@@ -36,7 +42,11 @@ impl ShardState {
         end: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), StorageError> {
-        scan(&self.live().db, table, start, end, visit, ReadOptions::default())
+        let live = self.live();
+        if live.recent.touches(table) {
+            live.write_back()?;
+        }
+        scan(&live.db, table, start, end, visit, ReadOptions::default())
     }
 
     /// Holds on to the state as it is installed now; take consistent [`PinnedState::snapshot`]s from it. Two steps,
@@ -55,8 +65,12 @@ pub struct PinnedState {
 
 impl PinnedState {
     /// The state at this moment.
-    pub fn snapshot(&self) -> StateSnapshot<'_> {
-        StateSnapshot { db: &self.live.db, snapshot: self.live.db.snapshot() }
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub fn snapshot(&self) -> Result<StateSnapshot<'_>, StorageError> {
+        self.live.write_back()?;
+        Ok(StateSnapshot { db: &self.live.db, snapshot: self.live.db.snapshot() })
     }
 }
 

@@ -13,6 +13,9 @@ pub(super) const APPLIED_MEMBERSHIP: &[u8] = b"membership";
 /// All column families of a state. Names are on disk.
 pub(super) const COLUMN_FAMILIES: [&str; 6] = ["data", "expiry", "sessions", "meta", "catalog", APPLIED];
 
+/// All tables that effects may name.
+pub(super) const TABLES: [Table; 5] = [Table::Data, Table::Expiry, Table::Sessions, Table::Meta, Table::Catalog];
+
 pub(super) fn table_name(table: Table) -> Result<&'static str, StorageError> {
     match table {
         Table::Data => Ok("data"),

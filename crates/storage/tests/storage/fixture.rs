@@ -26,6 +26,7 @@ pub(crate) fn resources() -> SharedResources {
     SharedResources::new(StorageConfig {
         block_cache_bytes: 4 << 20,
         write_buffer_bytes: 32 << 20,
+        state_buffer_bytes: 64 << 10,
         state_memtable_bytes: 1 << 20,
         ..StorageConfig::default()
     })

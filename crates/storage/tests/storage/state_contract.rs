@@ -96,7 +96,7 @@ fn a_snapshot_does_not_see_what_comes_later() {
     let state = ShardState::open(directory.path(), &resources()).unwrap();
     state.apply(&batch(1, vec![put(Table::Data, "k", "old")])).unwrap();
     let pinned = state.pin();
-    let snapshot = pinned.snapshot();
+    let snapshot = pinned.snapshot().unwrap();
     state.apply(&batch(2, vec![put(Table::Data, "k", "new"), put(Table::Data, "l", "new")])).unwrap();
     state.flush().unwrap();
     assert_eq!(snapshot.get(Table::Data, b"k").unwrap(), Some("old".into()));
@@ -248,7 +248,7 @@ fn an_install_replaces_everything_and_readers_keep_what_they_hold() {
     let target = ShardState::open(&root, &resources()).unwrap();
     target.apply(&batch(7, vec![put(Table::Data, "old", "1")])).unwrap();
     let pinned = target.pin();
-    let snapshot = pinned.snapshot();
+    let snapshot = pinned.snapshot().unwrap();
     target.install(&checkpoint.directory).unwrap();
     assert!(!checkpoint.directory.exists(), "the checkpoint was moved");
     assert_eq!(target.applied().log_id, Some(id(1, 50)));
@@ -356,6 +356,65 @@ fn old_checkpoints_are_deleted_whole_or_half() {
     kept.delete().unwrap();
     assert_eq!(std::fs::read_dir(&parent).unwrap().count(), 0);
     assert_eq!(state.get(Table::Data, b"k").unwrap(), Some("v".into()), "links, not the files, were deleted");
+}
+
+#[test]
+fn reads_see_what_was_applied_wherever_it_is_on_its_way_to_rocksdb() {
+    let directory = scratch();
+    let state = ShardState::open(directory.path(), &resources()).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut model = std::collections::BTreeMap::new();
+    std::thread::scope(|scope| {
+        // Neither a full buffer's nor a scan's: writing back may come at any moment.
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                state.write_back().unwrap();
+                std::thread::yield_now();
+            }
+        });
+        for index in 1..=4_000u64 {
+            let key = (index * index % 61).to_be_bytes().to_vec();
+            let effect = if index % 5 == 0 {
+                model.remove(&key);
+                delete(Table::Data, key.clone())
+            } else {
+                let value = vec![index as u8; (index % 1_500) as usize];
+                model.insert(key.clone(), value.clone());
+                put(Table::Data, key.clone(), value)
+            };
+            state.apply(&batch(index, vec![effect])).unwrap();
+            assert_eq!(state.get(Table::Data, &key).unwrap().as_deref(), model.get(&key).map(Vec::as_slice));
+            if index % 97 == 0 {
+                let scanned = scan(&state, Table::Data, b"", None);
+                assert!(
+                    scanned
+                        .iter()
+                        .map(|(key, value)| (key.as_ref(), value.as_ref()))
+                        .eq(model.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))
+                );
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    state.flush().unwrap();
+    assert_eq!(state.flushed().unwrap(), Some(id(1, 4_000)));
+}
+
+#[test]
+fn a_buffer_that_nobody_writes_back_stays_bounded() {
+    let directory = scratch();
+    let state = ShardState::open(directory.path(), &resources()).unwrap();
+    let buffer_bytes = resources().config().state_buffer_bytes as u64;
+    let (mut was_due, mut largest) = (false, 0);
+    for index in 1..=2_000u64 {
+        state.apply(&batch(index, vec![put(Table::Data, index.to_be_bytes().to_vec(), vec![1; 500])])).unwrap();
+        was_due |= state.is_write_back_due();
+        largest = largest.max(state.buffered_bytes());
+    }
+    assert!(was_due, "a full buffer says so");
+    assert!((buffer_bytes..3 * buffer_bytes).contains(&largest), "{largest} of {buffer_bytes}");
+    assert_eq!(scan(&state, Table::Data, b"", None).len(), 2_000);
+    assert_eq!(state.buffered_bytes(), 0, "a scan has everything written back");
 }
 
 #[test]
