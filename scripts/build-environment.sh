@@ -69,6 +69,19 @@ install_missing() {
     fi
 }
 
+# Builds the binary to deploy and to measure, and prints its path: the profile `dist`, on the RocksDB of `release`,
+# which would otherwise be compiled a second time.
+build_dist() {
+    with_progress cargo build --release -p cirrus-cli >&2
+    local rocksdb
+    rocksdb=$(cargo build --release -p cirrus-cli --message-format=json 2>/dev/null |
+        sed -n 's/.*"reason":"build-script-executed".*"out_dir":"\([^"]*librocksdb-sys-[^"]*\)".*/\1/p')
+    [[ -e $rocksdb/librocksdb.a ]] || fail "the compiled RocksDB was not found in \"$rocksdb\""
+    echo "Optimising everything as one program, which takes minutes" >&2
+    ROCKSDB_LIB_DIR=$rocksdb ROCKSDB_STATIC=1 with_progress cargo build --profile dist -p cirrus-cli >&2
+    echo "$CARGO_TARGET_DIR/dist/cirrus"
+}
+
 # Runs cargo. On a terminal it shows its own progress; elsewhere a line a minute tells that it goes on, since
 # one crate, RocksDB, is more than ten minutes of C++ on two cores, during which cargo prints nothing.
 with_progress() {

@@ -21,6 +21,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Reflection serves the public API only.
     let public = protox::compile(&files[..4], [&root])?;
     std::fs::write(out.join("cirrus_v1.bin"), public.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure().codec_path("crate::codec::SizedCodec").bytes(".").compile_fds(descriptors)?;
     Ok(())
 }

@@ -11,6 +11,7 @@
 //!
 //! Next stop on a request's path: `cirrus-client` sends it, `cirrus-server` receives it.
 
+mod codec;
 pub mod failure;
 pub mod limits;
 pub mod reason;
