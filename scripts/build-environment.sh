@@ -69,17 +69,18 @@ install_missing() {
     fi
 }
 
-# Builds the binary to deploy and to measure, and prints its path: the profile `dist`, on the RocksDB of `release`,
-# which would otherwise be compiled a second time.
+# Builds the binary to deploy and to measure, and sets `dist_binary` to its path: the profile `dist`, on the RocksDB of
+# `release`, which would otherwise be compiled a second time. Not to be called in a substitution, where a build that fails
+# would not stop the script, and an older binary would pass for the new one.
 build_dist() {
-    with_progress cargo build --release -p cirrus-cli >&2
     local rocksdb
-    rocksdb=$(cargo build --release -p cirrus-cli --message-format=json 2>/dev/null |
+    rocksdb=$(with_progress cargo build --release -p cirrus-cli --message-format=json-render-diagnostics |
         sed -n 's/.*"reason":"build-script-executed".*"out_dir":"\([^"]*librocksdb-sys-[^"]*\)".*/\1/p')
     [[ -e $rocksdb/librocksdb.a ]] || fail "the compiled RocksDB was not found in \"$rocksdb\""
     echo "Optimising everything as one program, which takes minutes" >&2
-    ROCKSDB_LIB_DIR=$rocksdb ROCKSDB_STATIC=1 with_progress cargo build --profile dist -p cirrus-cli >&2
-    echo "$CARGO_TARGET_DIR/dist/cirrus"
+    ROCKSDB_LIB_DIR=$rocksdb ROCKSDB_STATIC=1 with_progress cargo build --profile dist -p cirrus-cli
+    # shellcheck disable=SC2034  # Read by the scripts that source this.
+    dist_binary=$CARGO_TARGET_DIR/dist/cirrus
 }
 
 # Runs cargo. On a terminal it shows its own progress; elsewhere a line a minute tells that it goes on, since

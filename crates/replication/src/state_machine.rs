@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use cirrus_proto::internal::v1 as pb;
 use cirrus_storage::{ApplyBatch, ShardState, StorageError};
-use futures::{FutureExt, Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder as _, RaftStateMachine, Snapshot};
 use parking_lot::Mutex;
@@ -125,13 +125,11 @@ impl StateMachine {
         }
         Ok(())
     }
-}
 
-impl StateMachine {
     /// Writes a full buffer back on a thread that may block, and fails where that failed the last time.
     fn write_back_if_due(&mut self) -> io::Result<()> {
         if let Some(written) =
-            self.write_back.take_if(|running| running.is_finished()).and_then(FutureExt::now_or_never)
+            self.write_back.take_if(|running| running.is_finished()).and_then(|ended| ended.now_or_never())
         {
             written.map_err(io::Error::other)?.map_err(into_io)?;
         }

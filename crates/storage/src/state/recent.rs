@@ -22,12 +22,13 @@ use cirrus_proto::internal::v1::{LogId, StoredMembership, Table};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
+use super::tables::TABLES;
 use crate::StorageError;
 
 /// What a key costs beyond its bytes and its value's: a slot of the map and two allocations.
 const ENTRY_BYTES: usize = 96;
-/// One for each variant of [`Table`].
-const TABLES: usize = 6;
+/// One for each variant of [`Table`], the unspecified one included.
+const PLACES: usize = TABLES.len() + 1;
 
 /// A key's newest value; none: it was deleted.
 type Change = Option<Vec<u8>>;
@@ -35,7 +36,7 @@ type Change = Option<Vec<u8>>;
 /// Effects up to one applied id, the newest of each key.
 #[derive(Default)]
 pub(super) struct Buffer {
-    changes: [HashMap<Box<[u8]>, Change>; TABLES],
+    changes: [HashMap<Box<[u8]>, Change>; PLACES],
     bytes: usize,
     /// The last entry whose effects are here; none: nothing is here.
     pub(super) applied: Option<LogId>,
