@@ -117,7 +117,8 @@ impl NodeClient {
 
     /// Uploads a library.
     pub async fn upload(&self, name: &str, source: impl Into<Vec<u8>>) -> Result<Library, Status> {
-        let request = UploadLibraryRequest { name: name.to_owned(), source: source.into().into(), request_id: None };
+        let request =
+            UploadLibraryRequest { name: name.to_owned(), source: source.into().into(), ..Default::default() };
         let response = self.procedures.clone().upload_library(request).await?.into_inner();
         response.library.ok_or_else(|| Status::data_loss("an upload's response without a library"))
     }

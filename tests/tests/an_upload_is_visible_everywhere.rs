@@ -41,14 +41,15 @@ async fn libraries_are_listed_shown_and_deleted_through_any_node() -> TestResult
         assert_eq!((listed[0].name.as_str(), listed[0].version), ("greetings", 1));
         assert_eq!(listed[0].functions, ["bye", "hello"]);
         assert_eq!(listed[0].source_bytes, source.len() as u64);
-        let shown = node.procedures.clone().get_library(GetLibraryRequest { name: "greetings".to_owned() }).await?;
+        let shown =
+            node.procedures.clone().get_library(GetLibraryRequest { name: "greetings".to_owned(), version: 0 }).await?;
         assert_eq!(shown.into_inner().source, source);
         assert_eq!(node.call("greetings.hello", "you", &[]).await?, b"hello you");
     }
     let missing = nodes[1].call("greetings.nothing", "k", &[]).await.unwrap_err();
     assert_eq!((missing.code(), reason(&missing)), (Code::NotFound, Some(Reason::FunctionNotFound)));
 
-    let request = DeleteLibraryRequest { name: "greetings".to_owned(), request_id: None };
+    let request = DeleteLibraryRequest { name: "greetings".to_owned(), ..Default::default() };
     assert!(nodes[2].procedures.clone().delete_library(request.clone()).await?.into_inner().deleted);
     for node in &nodes {
         let gone = node.call("greetings.hello", "you", &[]).await.unwrap_err();

@@ -111,6 +111,32 @@ async fn a_session_on_the_command_line() -> TestResult {
     std::fs::write(&broken, "function f(\n  return 1\nend\n")?;
     let error = cirrus.fails(&["proc", "upload", broken.to_str().context("a path in UTF-8")?]).await?;
     assert!(error.contains('2') || error.contains("line"), "a syntax error names its line: {error}");
+    // Versions.
+    std::fs::write(source, format!("-- changed\n{COUNTER_LIBRARY}"))?;
+    let staged = cirrus.succeeds(&["proc", "upload", "--stage", "--author", "ada", source]).await?;
+    assert!(staged.contains("version 2") && staged.contains("proc activate counters@2"), "{staged}");
+    assert_eq!(cirrus.json(&["proc", "call", "counters.incr", "--key", "hits", "1"]).await?["library_version"], 1);
+    assert_eq!(cirrus.succeeds(&["proc", "call", "counters@2.incr", "--key", "hits", "1"]).await?.trim(), "13");
+    let diff = cirrus.run(&["proc", "diff", "counters"]).await?;
+    assert!(diff.code == 1 && diff.output.contains("+-- changed"), "{diff:?}");
+    assert!(cirrus.succeeds(&["proc", "diff", "counters", "1", "1"]).await?.is_empty());
+    let canary = cirrus.succeeds(&["proc", "activate", "counters@2", "--canary", "10"]).await?;
+    assert!(canary.contains("version 2 for 10 %"), "{canary}");
+    assert!(cirrus.succeeds(&["proc", "activate", "counters@2"]).await?.contains("runs version 2"));
+    let versions = cirrus.succeeds(&["proc", "versions", "counters"]).await?;
+    assert!(versions.contains("active") && versions.contains("ada"), "{versions}");
+    let error = cirrus.fails(&["proc", "delete", "counters@2"]).await?;
+    assert!(error.contains("LIBRARY_IN_USE"), "{error}");
+    assert!(cirrus.succeeds(&["proc", "rollback", "counters"]).await?.contains("runs version 1"));
+    let error = cirrus.fails(&["proc", "rollback", "counters"]).await?;
+    assert!(error.contains("NOTHING_TO_ROLL_BACK"), "{error}");
+    assert!(cirrus.succeeds(&["proc", "show", "counters@2"]).await?.starts_with("-- changed"));
+    cirrus.succeeds(&["proc", "delete", "counters@2"]).await?;
+    assert_eq!(
+        cirrus.json(&["proc", "versions", "counters"]).await?["versions"].as_array().context("versions")?.len(),
+        1
+    );
+
     cirrus.succeeds(&["proc", "delete", "counters"]).await?;
     let error = cirrus.fails(&["proc", "call", "counters.incr", "--key", "hits", "5"]).await?;
     assert!(error.contains("LIBRARY_NOT_FOUND") || error.contains("counters"), "{error}");

@@ -85,6 +85,11 @@ pub(crate) fn cell(bytes: &[u8]) -> String {
     }
 }
 
+/// A moment for people, in UTC.
+pub(crate) fn time(unix_ms: u64) -> String {
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms)).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use cirrus_proto::v1::{
-    CallRequest, CallResponse, DeleteLibraryRequest, GetLibraryRequest, GetLibraryResponse, Library,
-    ListLibrariesRequest, StatusRequest, StatusResponse, UploadLibraryRequest,
+    ActivateLibraryRequest, ActivateLibraryResponse, CallRequest, CallResponse, DeleteLibraryRequest,
+    GetLibraryRequest, GetLibraryResponse, Library, ListLibrariesRequest, ListLibraryVersionsRequest,
+    ListLibraryVersionsResponse, RollbackLibraryRequest, RollbackLibraryResponse, StatusRequest, StatusResponse,
+    UploadLibraryRequest, UploadLibraryResponse,
 };
 use tonic::Code;
 
@@ -11,7 +13,7 @@ use crate::attempt::{attempt, deadline_header};
 use crate::{Client, ClientError};
 
 impl Client {
-    /// Runs `procedure` ("library.function") on the leader of the key's shard.
+    /// Runs `procedure` ("library.function" or "library@version.function") on the leader of the key's shard.
     pub async fn call(
         &self,
         procedure: impl Into<String>,
@@ -26,15 +28,47 @@ impl Client {
         self.execute(request).await
     }
 
-    /// Stores a library's source, replacing the one of that name.
+    /// Stores a source as the next version of its library, and activates it.
     pub async fn upload_library(
         &self,
         name: impl Into<String>,
         source: impl Into<Bytes>,
     ) -> Result<Library, ClientError> {
-        let request = UploadLibraryRequest { name: name.into(), source: source.into(), request_id: None };
-        let answer = self.execute(request).await?;
+        let request = UploadLibraryRequest { name: name.into(), source: source.into(), ..Default::default() };
+        let answer = self.upload_library_with(request).await?;
         answer.library.ok_or_else(|| ClientError::new(Code::Internal, "the answer names no library"))
+    }
+
+    /// Stores a version as the request says.
+    pub async fn upload_library_with(
+        &self,
+        request: UploadLibraryRequest,
+    ) -> Result<UploadLibraryResponse, ClientError> {
+        self.execute(request).await
+    }
+
+    /// Makes a stored version the active one, or the canary.
+    pub async fn activate_library(
+        &self,
+        request: ActivateLibraryRequest,
+    ) -> Result<ActivateLibraryResponse, ClientError> {
+        self.execute(request).await
+    }
+
+    /// Undoes a library's last activation.
+    pub async fn rollback_library(
+        &self,
+        request: RollbackLibraryRequest,
+    ) -> Result<RollbackLibraryResponse, ClientError> {
+        self.execute(request).await
+    }
+
+    /// Every version of a library, and what was activated when.
+    pub async fn list_library_versions(
+        &self,
+        name: impl Into<String>,
+    ) -> Result<ListLibraryVersionsResponse, ClientError> {
+        self.execute(ListLibraryVersionsRequest { name: name.into() }).await
     }
 
     /// All libraries, by name.
@@ -42,14 +76,15 @@ impl Client {
         Ok(self.execute(ListLibrariesRequest {}).await?.libraries)
     }
 
-    /// A library with its source.
-    pub async fn get_library(&self, name: impl Into<String>) -> Result<GetLibraryResponse, ClientError> {
-        self.execute(GetLibraryRequest { name: name.into() }).await
+    /// A version of a library with its source; 0 stands for the active one.
+    pub async fn get_library(&self, name: impl Into<String>, version: u64) -> Result<GetLibraryResponse, ClientError> {
+        self.execute(GetLibraryRequest { name: name.into(), version }).await
     }
 
-    /// Removes a library. False where there was none.
-    pub async fn delete_library(&self, name: impl Into<String>) -> Result<bool, ClientError> {
-        Ok(self.execute(DeleteLibraryRequest { name: name.into(), request_id: None }).await?.deleted)
+    /// Removes a version of a library, or, with 0, the library. False where there was none.
+    pub async fn delete_library(&self, name: impl Into<String>, version: u64) -> Result<bool, ClientError> {
+        let request = DeleteLibraryRequest { name: name.into(), version, request_id: None };
+        Ok(self.execute(request).await?.deleted)
     }
 
     /// The cluster as some node sees it.

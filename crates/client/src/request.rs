@@ -2,6 +2,10 @@
 
 use bytes::Bytes;
 use cirrus_proto::v1::{
+    ActivateLibraryRequest, ActivateLibraryResponse, ListLibraryVersionsRequest, ListLibraryVersionsResponse,
+    RollbackLibraryRequest, RollbackLibraryResponse,
+};
+use cirrus_proto::v1::{
     BatchRequest, BatchResponse, CallRequest, CallResponse, DeleteLibraryRequest, DeleteLibraryResponse, DeleteRequest,
     DeleteResponse, GetLibraryRequest, GetLibraryResponse, GetRequest, GetResponse, IncrementRequest,
     IncrementResponse, ListLibrariesRequest, ListLibrariesResponse, PutRequest, PutResponse, RequestId, StatusRequest,
@@ -70,6 +74,15 @@ unary!(write TransactRequest => TransactResponse, "/cirrus.v1.KeyValue/Transact"
 unary!(write CallRequest => CallResponse, "/cirrus.v1.Procedures/Call", |request| Route::Key(&request.key));
 unary!(write UploadLibraryRequest => UploadLibraryResponse, "/cirrus.v1.Procedures/UploadLibrary", |_| Route::Catalog);
 unary!(write DeleteLibraryRequest => DeleteLibraryResponse, "/cirrus.v1.Procedures/DeleteLibrary", |_| Route::Catalog);
+unary!(write ActivateLibraryRequest => ActivateLibraryResponse, "/cirrus.v1.Procedures/ActivateLibrary", |_| {
+    Route::Catalog
+});
+unary!(write RollbackLibraryRequest => RollbackLibraryResponse, "/cirrus.v1.Procedures/RollbackLibrary", |_| {
+    Route::Catalog
+});
+unary!(read ListLibraryVersionsRequest => ListLibraryVersionsResponse, "/cirrus.v1.Procedures/ListLibraryVersions", |_| {
+    Route::Catalog
+});
 unary!(read ListLibrariesRequest => ListLibrariesResponse, "/cirrus.v1.Procedures/ListLibraries", |_| Route::Catalog);
 unary!(read GetLibraryRequest => GetLibraryResponse, "/cirrus.v1.Procedures/GetLibrary", |_| Route::Catalog);
 unary!(read StatusRequest => StatusResponse, "/cirrus.v1.Cluster/Status", |_| Route::Any);

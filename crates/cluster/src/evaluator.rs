@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cirrus_engine::sessions::{self, Admission};
 use cirrus_engine::{Transaction, evaluate};
-use cirrus_procedures::{KeyScope, LibrarySource, Runtime};
+use cirrus_procedures::{Invocation, KeyScope, LibrarySource, Runtime};
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
 use cirrus_proto::limits::Limits;
@@ -14,11 +14,11 @@ use cirrus_proto::routing::{routing_key, shard_of_key};
 use cirrus_proto::v1::{CallRequest, CallResponse};
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Evaluated, Evaluator};
-use cirrus_storage::ShardState;
 
-use crate::catalog;
+use crate::catalog::{self, Committed, Reads};
 use crate::catalog_view::CatalogHandle;
-use crate::query::library_not_found;
+use crate::library_catalog;
+use crate::procedure_name::ProcedureName;
 
 /// The catalog's shard.
 pub const CATALOG_SHARD: u32 = 0;
@@ -47,19 +47,29 @@ impl ShardEvaluator {
             }
             (Some(Kind::CreateCluster(request)), CATALOG_SHARD) => catalog::create_cluster(request, transaction)?,
             (Some(Kind::RegisterNode(request)), CATALOG_SHARD) => catalog::register_node(request, transaction)?,
-            (Some(Kind::UploadLibrary(request)), CATALOG_SHARD) => catalog::upload_library(request, transaction)?,
-            (Some(Kind::DeleteLibrary(request)), CATALOG_SHARD) => catalog::delete_library(request, transaction)?,
+            (Some(Kind::UploadLibrary(request)), CATALOG_SHARD) => library_catalog::upload(request, transaction)?,
+            (Some(Kind::DeleteLibrary(request)), CATALOG_SHARD) => library_catalog::delete(request, transaction)?,
+            (Some(Kind::ActivateLibrary(request)), CATALOG_SHARD) => library_catalog::activate(request, transaction)?,
+            (Some(Kind::RollbackLibrary(request)), CATALOG_SHARD) => library_catalog::rollback(request, transaction)?,
             _ => return Ok(Evaluated { reply: evaluate(command, transaction)?, procedure: None }),
         };
         Ok(Evaluated { reply: Reply { kind: Some(kind) }, procedure: None })
     }
 
     fn call(&mut self, request: &CallRequest, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
-        let (library_name, function) = split_procedure(&request.procedure)?;
+        let procedure = ProcedureName::parse(&request.procedure)?;
         let (state, shard_count) = self.catalog.at_least(transaction.head().catalog_index, CATALOG_WAIT)?;
-        let library = self.library(&state, library_name)?;
+        let view = cirrus_replication::StateView(&state);
+        let (library, required) = chosen(&Committed(&view), &procedure, &request.key)?;
         let scope = ShardScope { shard_id: self.shard_id, shard_count };
-        let outcome = self.runtime.call(&library, function, &request.key, &request.args, transaction, &scope)?;
+        let invocation = Invocation {
+            library: &library,
+            required: &required,
+            function: procedure.function,
+            key: &request.key,
+            args: &request.args,
+        };
+        let outcome = self.runtime.call(invocation, transaction, &scope)?;
         let response = CallResponse {
             result: outcome.result,
             library_version: library.version,
@@ -69,13 +79,6 @@ impl ShardEvaluator {
             reply: Reply { kind: Some(reply::Kind::Call(response)) },
             procedure: Some((request.procedure.clone(), library.version)),
         })
-    }
-
-    fn library(&self, state: &ShardState, name: &str) -> Result<LibrarySource, Failure> {
-        let view = cirrus_replication::StateView(state);
-        let stored = catalog::library(&view, name)?.ok_or_else(|| library_not_found(name))?;
-        let library = stored.library.ok_or_else(|| Failure::internal("the catalog has a library without a header"))?;
-        Ok(LibrarySource { name: library.name, version: library.version, source: stored.source })
     }
 }
 
@@ -117,12 +120,19 @@ fn failure_reply(failure: Failure) -> Reply {
     }
 }
 
-/// "library.function".
-fn split_procedure(procedure: &str) -> Result<(&str, &str), Failure> {
-    match procedure.split_once('.') {
-        Some((library, function)) if !library.is_empty() && !function.is_empty() => Ok((library, function)),
-        _ => Err(Failure::invalid_field("procedure", format!("must be \"library.function\", not {procedure:?}"))),
-    }
+/// The version that a call runs, and what that requires.
+fn chosen(
+    reads: &dyn Reads,
+    procedure: &ProcedureName<'_>,
+    key: &[u8],
+) -> Result<(LibrarySource, Vec<LibrarySource>), Failure> {
+    let library = match procedure.version {
+        Some(version) => library_catalog::version(reads, procedure.library, version)?,
+        None => library_catalog::running(reads, procedure.library, key)?,
+    };
+    let library = library.into_source();
+    let required = library_catalog::required(reads, &library)?;
+    Ok((library, required))
 }
 
 /// A call may touch keys of its own shard only.

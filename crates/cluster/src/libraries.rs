@@ -1,6 +1,6 @@
 //! Procedure libraries: stored in the catalog, and seen by every call once acknowledged.
 //!
-//! An upload commits in the catalog at some log index. Before it is acknowledged, every data shard commits
+//! An upload, an activation or a rollback commits in the catalog at some log index. Before it is acknowledged, every data shard commits
 //! "calls need the catalog up to that index" in its own log. A shard's leader, this one or a later one, has
 //! applied that before it evaluates a call, and waits for its node's catalog to catch up. So no call through
 //! any node runs an older version after the acknowledgement, and calls pay no extra round for it.
@@ -10,8 +10,10 @@ use std::time::Instant;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{Command, Query, RequireCatalog, query, query_result, reply};
 use cirrus_proto::v1::{
-    DeleteLibraryRequest, DeleteLibraryResponse, GetLibraryRequest, GetLibraryResponse, ListLibrariesRequest,
-    ListLibrariesResponse, ReadConsistency, UploadLibraryRequest, UploadLibraryResponse,
+    ActivateLibraryRequest, ActivateLibraryResponse, DeleteLibraryRequest, DeleteLibraryResponse, GetLibraryRequest,
+    GetLibraryResponse, ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest,
+    ListLibraryVersionsResponse, ReadConsistency, RollbackLibraryRequest, RollbackLibraryResponse,
+    UploadLibraryRequest, UploadLibraryResponse,
 };
 use cirrus_proto::{Failure, Reason};
 
@@ -19,7 +21,7 @@ use crate::evaluator::CATALOG_SHARD;
 use crate::node::ClusterNode;
 
 impl ClusterNode {
-    /// Stores a library as the next version of its name.
+    /// Stores a source as the next version of its library, and activates it unless told otherwise.
     ///
     /// # Errors
     /// LIBRARY_INVALID, LIBRARY_TOO_LARGE, and those of [`ClusterNode::command`].
@@ -34,10 +36,40 @@ impl ClusterNode {
         }
     }
 
-    /// Removes a library.
+    /// Makes a version the active one, or the canary.
     ///
     /// # Errors
-    /// Those of [`ClusterNode::command`].
+    /// LIBRARY_NOT_FOUND, and those of [`ClusterNode::command`].
+    pub async fn activate_library(
+        &self,
+        request: ActivateLibraryRequest,
+        deadline: Instant,
+    ) -> Result<ActivateLibraryResponse, Failure> {
+        match self.change_catalog(Kind::ActivateLibrary(request), deadline).await? {
+            Some(reply::Kind::ActivateLibrary(response)) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Undoes the last activation.
+    ///
+    /// # Errors
+    /// LIBRARY_NOT_FOUND, NOTHING_TO_ROLL_BACK, and those of [`ClusterNode::command`].
+    pub async fn rollback_library(
+        &self,
+        request: RollbackLibraryRequest,
+        deadline: Instant,
+    ) -> Result<RollbackLibraryResponse, Failure> {
+        match self.change_catalog(Kind::RollbackLibrary(request), deadline).await? {
+            Some(reply::Kind::RollbackLibrary(response)) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Removes a version, or a library.
+    ///
+    /// # Errors
+    /// LIBRARY_IN_USE, and those of [`ClusterNode::command`].
     pub async fn delete_library(
         &self,
         request: DeleteLibraryRequest,
@@ -64,9 +96,28 @@ impl ClusterNode {
     ///
     /// # Errors
     /// LIBRARY_NOT_FOUND, and those of [`ClusterNode::query`].
-    pub async fn get_library(&self, name: String, deadline: Instant) -> Result<GetLibraryResponse, Failure> {
-        match self.ask_catalog(query::Kind::GetLibrary(GetLibraryRequest { name }), deadline).await? {
+    pub async fn get_library(
+        &self,
+        request: GetLibraryRequest,
+        deadline: Instant,
+    ) -> Result<GetLibraryResponse, Failure> {
+        match self.ask_catalog(query::Kind::GetLibrary(request), deadline).await? {
             Some(query_result::Kind::GetLibrary(response)) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Every version of a library, and what was activated.
+    ///
+    /// # Errors
+    /// LIBRARY_NOT_FOUND, and those of [`ClusterNode::query`].
+    pub async fn list_library_versions(
+        &self,
+        request: ListLibraryVersionsRequest,
+        deadline: Instant,
+    ) -> Result<ListLibraryVersionsResponse, Failure> {
+        match self.ask_catalog(query::Kind::ListLibraryVersions(request), deadline).await? {
+            Some(query_result::Kind::ListLibraryVersions(response)) => Ok(response),
             other => Err(unexpected(other)),
         }
     }

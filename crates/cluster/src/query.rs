@@ -3,15 +3,16 @@
 use std::time::Instant;
 
 use cirrus_engine::{ShardHead, View, get, shard_scan};
+use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::query::Kind;
 use cirrus_proto::internal::v1::{Query, QueryResult, query_result};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{GetLibraryResponse, ListLibrariesResponse, ReadConsistency};
-use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Shard, wall_clock};
 
-use crate::catalog;
+use crate::catalog::Committed;
 use crate::evaluator::CATALOG_SHARD;
+use crate::library_catalog;
 
 /// Waits for what the consistency asks for, then reads one moment of the state.
 pub(crate) async fn run_query(
@@ -34,20 +35,24 @@ fn read(shard: &Shard, query: &Query, limits: &Limits) -> Result<QueryResult, Fa
         Some(Kind::Get(request)) => query_result::Kind::Get(get(&view, now_ms(&view)?, request, limits)?),
         Some(Kind::Scan(request)) => query_result::Kind::Scan(shard_scan(&view, now_ms(&view)?, request, limits)?),
         Some(Kind::ListLibraries(_)) if shard.id() == CATALOG_SHARD => {
-            query_result::Kind::ListLibraries(ListLibrariesResponse { libraries: catalog::libraries(&view)? })
+            query_result::Kind::ListLibraries(ListLibrariesResponse {
+                libraries: library_catalog::libraries(&Committed(&view))?,
+            })
         }
         Some(Kind::GetLibrary(request)) if shard.id() == CATALOG_SHARD => {
-            let stored = catalog::library(&view, &request.name)?.ok_or_else(|| library_not_found(&request.name))?;
-            query_result::Kind::GetLibrary(GetLibraryResponse { library: stored.library, source: stored.source })
+            let (reads, name) = (Committed(&view), &request.name);
+            let found = match request.version {
+                0 => library_catalog::active(&reads, name)?.versioned,
+                version => library_catalog::version(&reads, name, version)?,
+            };
+            query_result::Kind::GetLibrary(GetLibraryResponse { library: Some(found.header), source: found.source })
+        }
+        Some(Kind::ListLibraryVersions(request)) if shard.id() == CATALOG_SHARD => {
+            query_result::Kind::ListLibraryVersions(library_catalog::versions(&Committed(&view), &request.name)?)
         }
         _ => return Err(Failure::internal(format!("shard {} does not answer this query", shard.id()))),
     };
     Ok(QueryResult { kind: Some(kind) })
-}
-
-/// There is no such library.
-pub(crate) fn library_not_found(name: &str) -> Failure {
-    Failure::new(Reason::LibraryNotFound, format!("there is no library named {name:?}")).with("library", name)
 }
 
 /// The shard's time: this node's clock, but never behind what the shard has already seen, so that what

@@ -32,6 +32,8 @@ fn run(command: &Command, tx: &mut Transaction<'_>) -> Result<reply::Kind, Failu
             Kind::Call(_)
             | Kind::UploadLibrary(_)
             | Kind::DeleteLibrary(_)
+            | Kind::ActivateLibrary(_)
+            | Kind::RollbackLibrary(_)
             | Kind::RegisterNode(_)
             | Kind::CreateCluster(_)
             | Kind::RequireCatalog(_),

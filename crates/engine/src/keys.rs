@@ -21,6 +21,8 @@ pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
         Some(
             Kind::UploadLibrary(_)
             | Kind::DeleteLibrary(_)
+            | Kind::ActivateLibrary(_)
+            | Kind::RollbackLibrary(_)
             | Kind::RegisterNode(_)
             | Kind::CreateCluster(_)
             | Kind::RequireCatalog(_)

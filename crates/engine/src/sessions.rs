@@ -85,6 +85,8 @@ pub fn request_id(command: &Command) -> Option<&RequestId> {
         Kind::Call(request) => request.request_id.as_ref(),
         Kind::UploadLibrary(request) => request.request_id.as_ref(),
         Kind::DeleteLibrary(request) => request.request_id.as_ref(),
+        Kind::ActivateLibrary(request) => request.request_id.as_ref(),
+        Kind::RollbackLibrary(request) => request.request_id.as_ref(),
         Kind::RegisterNode(_) | Kind::CreateCluster(_) | Kind::RequireCatalog(_) | Kind::SweepExpired(_) => None,
     }
 }
@@ -272,6 +274,8 @@ fn fingerprint(command: &Command) -> [u8; 32] {
         Some(Kind::Call(request)) => request.request_id = None,
         Some(Kind::UploadLibrary(request)) => request.request_id = None,
         Some(Kind::DeleteLibrary(request)) => request.request_id = None,
+        Some(Kind::ActivateLibrary(request)) => request.request_id = None,
+        Some(Kind::RollbackLibrary(request)) => request.request_id = None,
         Some(Kind::RegisterNode(_) | Kind::CreateCluster(_) | Kind::RequireCatalog(_) | Kind::SweepExpired(_))
         | None => {}
     }

@@ -6,14 +6,18 @@ use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::{
-    BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, PutRequest, RequestId, TransactOperation,
-    TransactRequest, WriteCondition, WriteOperation, transact_operation, write_condition, write_operation,
+    ActivateLibraryRequest, BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, PutRequest, RequestId,
+    TransactOperation, TransactRequest, WriteCondition, WriteOperation, transact_operation, write_condition,
+    write_operation,
 };
 use cirrus_proto::{Failure, Reason};
 
 use crate::batch::at_operation;
 use crate::bounds::{check_key, check_value, check_write_set};
 use crate::sessions;
+
+/// Longest name of who uploads or activates, bytes.
+const AUTHOR_BYTES_MAX: usize = 128;
 
 /// Checks everything about a command that needs no state: fields that are missing or contradict each
 /// other, sizes, counts. Failures name the field, the limit and the actual size. Whether all
@@ -35,9 +39,14 @@ pub fn validate(command: &Command, limits: &Limits) -> Result<(), Failure> {
             if actual > limit {
                 return Err(Failure::too_large(Reason::LibraryTooLarge, "source", actual, limit));
             }
-            Ok(())
+            author("uploaded_by", &request.uploaded_by)
         }
         Some(Kind::DeleteLibrary(request)) => library_name(&request.name),
+        Some(Kind::ActivateLibrary(request)) => activate(request),
+        Some(Kind::RollbackLibrary(request)) => {
+            library_name(&request.name)?;
+            author("activated_by", &request.activated_by)
+        }
         Some(Kind::SweepExpired(request)) if request.limit == 0 => {
             Err(Failure::invalid_field("limit", "must be at least 1"))
         }
@@ -178,7 +187,10 @@ fn call(request: &CallRequest, limits: &Limits) -> Result<(), Failure> {
         .split_once('.')
         .is_some_and(|(library, function)| !library.is_empty() && !function.is_empty());
     if !named {
-        return Err(Failure::invalid_field("procedure", "must be \"library.function\""));
+        return Err(Failure::invalid_field(
+            "procedure",
+            "must be \"library.function\" or \"library@version.function\"",
+        ));
     }
     let args_bytes: usize = request.args.iter().map(Bytes::len).sum();
     if args_bytes > limits.write_set_bytes {
@@ -188,6 +200,28 @@ fn call(request: &CallRequest, limits: &Limits) -> Result<(), Failure> {
         )
         .with("actual", args_bytes)
         .with("limit", limits.write_set_bytes));
+    }
+    Ok(())
+}
+
+fn activate(request: &ActivateLibraryRequest) -> Result<(), Failure> {
+    library_name(&request.name)?;
+    if request.version == 0 {
+        return Err(Failure::invalid_field("version", "must be a version's number, from 1"));
+    }
+    if request.canary_percent > 99 {
+        let problem = format!("must be 1 to 99, or 0 for all calls, not {}", request.canary_percent);
+        return Err(Failure::invalid_field("canary_percent", problem));
+    }
+    author("activated_by", &request.activated_by)
+}
+
+fn author(field: &'static str, author: &str) -> Result<(), Failure> {
+    if author.len() > AUTHOR_BYTES_MAX {
+        let problem = format!("is {} bytes, above the limit of {AUTHOR_BYTES_MAX}", author.len());
+        return Err(Failure::invalid_field(field, problem)
+            .with("actual", author.len())
+            .with("limit", AUTHOR_BYTES_MAX));
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ fn call(procedure: &str) -> CallRequest {
 }
 
 fn library(name: &str, source_bytes: usize) -> UploadLibraryRequest {
-    UploadLibraryRequest { name: name.into(), source: vec![b' '; source_bytes].into(), request_id: None }
+    UploadLibraryRequest { name: name.into(), source: vec![b' '; source_bytes].into(), ..Default::default() }
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn what_is_wrong_is_refused_with_its_reason_and_field() {
         (Kind::UploadLibrary(library("spa ce", 1)), Reason::InvalidField, "name"),
         (Kind::UploadLibrary(library("l", 256 * 1024 + 1)), Reason::LibraryTooLarge, "source"),
         (
-            Kind::DeleteLibrary(DeleteLibraryRequest { name: "x".repeat(65), request_id: None }),
+            Kind::DeleteLibrary(DeleteLibraryRequest { name: "x".repeat(65), ..Default::default() }),
             Reason::InvalidField,
             "name",
         ),

@@ -38,9 +38,10 @@ mod api;
 mod budget;
 mod library;
 mod machine;
+mod modules;
 mod runtime;
 mod text;
 mod trouble;
 
-pub use library::{LibrarySource, check_library_name, inspect};
-pub use runtime::{CallOutcome, KeyScope, Runtime};
+pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_name, inspect};
+pub use runtime::{CallOutcome, Invocation, KeyScope, Runtime};

@@ -4,8 +4,8 @@
 //! library's main function is loaded once; for each call it runs again with a new environment, which
 //! makes its functions and variables anew, so nothing that one call assigns is there in the next.
 //!
-//! Not in the sandbox: `getfenv` and `setfenv`, which reach around the environment; `loadstring` and
-//! `require`, whose compiler knows no limits. Luau itself has no `io`, `load`, `dofile` or `string.dump`.
+//! Not in the sandbox: `getfenv` and `setfenv`, which reach around the environment; `loadstring`, whose
+//! compiler knows no limits. `require` finds libraries that were pinned at the upload. Luau itself has no `io`, `load`, `dofile` or `string.dump`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,6 +20,8 @@ use mlua::{BorrowedBytes, Function, Lua, LuaString, MultiValue, Table, Value, Vm
 
 use crate::api::{Access, operations};
 use crate::budget::CpuBudget;
+use crate::library::{LibrarySource, Requirement};
+use crate::modules::Modules;
 use crate::text::{text, type_name};
 use crate::trouble::{PRELUDE, Trouble, library_invalid};
 
@@ -30,8 +32,8 @@ const GC_GOAL_PERCENT: i32 = 150;
 /// A result may be a table in a table …, to this depth.
 const RESULT_DEPTH_MAX: usize = 16;
 
-/// `_G` comes back in each environment, as that environment. A shared one would be resolved as a library
-/// is loaded, and kept.
+/// `_G` and `require` come back in each environment. Shared ones would be resolved as a library is loaded, and
+/// kept.
 const REMOVED_GLOBALS: [&str; 5] = ["getfenv", "setfenv", "loadstring", "require", "_G"];
 
 pub(crate) struct Machine {
@@ -44,6 +46,10 @@ pub(crate) struct Machine {
     environment_metatable: Table,
     /// Luau's `math.randomseed`.
     seed: Function,
+    /// Makes a library's `require` of what it pinned.
+    require_from: Function,
+    /// The `require` of libraries that have pinned nothing.
+    requires_nothing: Function,
     /// A call chose the random generator's seed.
     seeded: Arc<AtomicBool>,
     budget: Arc<CpuBudget>,
@@ -69,7 +75,7 @@ impl Machine {
         let gate = lua.create_table()?;
         let prelude =
             Compiler::new().set_optimization_level(2).set_debug_level(0).compile(include_str!("prelude.luau"))?;
-        let (bind, seed, unavailable): (Function, Function, Function) = lua
+        let (bind, seed, unavailable, require_from): (Function, Function, Function, Function) = lua
             .load(prelude)
             .set_mode(ChunkMode::Binary)
             .set_name(format!("={PRELUDE}"))
@@ -84,6 +90,7 @@ impl Machine {
                 },
             }
         }
+        let requires_nothing = require_from.call((lua.create_table()?, lua.create_table_from([("missing", true)])?))?;
         lua.sandbox(true)?;
 
         let environment_metatable = lua.create_table_from([("__index", globals)])?;
@@ -97,7 +104,17 @@ impl Machine {
                 true => Err(mlua::Error::runtime("out of CPU time")),
             }
         });
-        Ok(Machine { lua, gate, unavailable, environment_metatable, seed, seeded, budget })
+        Ok(Machine {
+            lua,
+            gate,
+            unavailable,
+            environment_metatable,
+            seed,
+            require_from,
+            requires_nothing,
+            seeded,
+            budget,
+        })
     }
 
     pub(crate) fn budget(&self) -> &CpuBudget {
@@ -133,9 +150,38 @@ impl Machine {
             .into_function()
     }
 
+    /// A `require` that finds these, and notes the first one that it does not.
+    pub(crate) fn require(&self, requires: &[Requirement], modules: &Modules) -> mlua::Result<Require> {
+        let pinned = self.lua.create_table_with_capacity(0, requires.len())?;
+        for pin in requires {
+            if let Some(exports) = modules.get(&pin.name, pin.version) {
+                pinned.raw_set(pin.written.as_str(), exports)?;
+            }
+        }
+        let note = self.lua.create_table()?;
+        Ok(Require { function: self.require_from.call((pinned, &note))?, note })
+    }
+
+    /// As [`define`](Self::define), where everything that the library requires is in `modules`.
+    pub(crate) fn define_pinned(
+        &self,
+        library: &LibrarySource,
+        main: &Function,
+        modules: &Modules,
+    ) -> Result<Table, Trouble> {
+        match library.requires.is_empty() {
+            true => self.define(&library.name, main, None),
+            false => {
+                let require = self.require(&library.requires, modules)?;
+                self.define(&library.name, main, Some(&require))
+            }
+        }
+    }
+
     /// Runs a library's main function in a new environment. Answers the table that holds its functions.
-    pub(crate) fn define(&self, library: &str, main: &Function) -> Result<Table, Trouble> {
+    pub(crate) fn define(&self, library: &str, main: &Function, require: Option<&Require>) -> Result<Table, Trouble> {
         let environment = self.environment()?;
+        environment.raw_set("require", require.map_or(&self.requires_nothing, |require| &require.function))?;
         main.set_environment(environment.clone())?;
         match main.call::<Value>(())? {
             Value::Nil => Ok(environment),
@@ -216,6 +262,19 @@ impl Machine {
         // Lets Luau resolve names such as `string.format` once, as it loads the library.
         environment.set_safeenv(true);
         Ok(environment)
+    }
+}
+
+/// One library's `require`.
+pub(crate) struct Require {
+    function: Function,
+    /// Its field `missing`: what the library required and has not pinned.
+    note: Table,
+}
+
+impl Require {
+    pub(crate) fn missing(&self) -> mlua::Result<Option<String>> {
+        self.note.raw_get("missing")
     }
 }
 

@@ -12,13 +12,14 @@ use mlua::{Function, Value};
 use crate::api::Access;
 use crate::library::{LibrarySource, compile, is_export_name};
 use crate::machine::Machine;
+use crate::modules::Modules;
 use crate::trouble::{Meaning, Trouble, call_memory, call_timeout, meaning};
 
 /// Most libraries that a runtime keeps compiled.
 const LIBRARIES_KEPT: usize = 64;
 
 /// Most bytecode that a runtime keeps, bytes.
-const BYTECODE_BYTES_KEPT: usize = 8 * 1024 * 1024;
+const BYTECODE_BYTES_KEPT: usize = 32 * 1024 * 1024;
 
 /// Decides which keys a call may touch: those of its own shard.
 pub trait KeyScope {
@@ -30,6 +31,21 @@ impl<F: Fn(&[u8]) -> Result<(), Failure>> KeyScope for F {
     fn check(&self, key: &[u8]) -> Result<(), Failure> {
         self(key)
     }
+}
+
+/// What a call runs, and on what.
+#[derive(Clone, Copy, Debug)]
+pub struct Invocation<'a> {
+    /// Exports the function.
+    pub library: &'a LibrarySource,
+    /// What the library requires, each behind what it requires itself.
+    pub required: &'a [LibrarySource],
+    /// The function's name.
+    pub function: &'a str,
+    /// Its first argument.
+    pub key: &'a Bytes,
+    /// Its further arguments.
+    pub args: &'a [Bytes],
 }
 
 /// What a successful call gives.
@@ -73,8 +89,8 @@ impl Runtime {
         Runtime { limits, machine: None, idle_bytes: 0, libraries: Vec::new() }
     }
 
-    /// Calls `function` of `library` with the key and the arguments, all as Lua strings, in a new
-    /// environment. What it writes goes to `transaction`.
+    /// Calls the function with the key and the arguments, all as Lua strings, in a new environment. What it
+    /// writes goes to `transaction`.
     ///
     /// Where this fails, `transaction` may hold some of the call's writes: discard it, and the call
     /// leaves no effect.
@@ -86,15 +102,13 @@ impl Runtime {
     /// [`inspect`](crate::inspect) would refuse.
     pub fn call(
         &mut self,
-        library: &LibrarySource,
-        function: &str,
-        key: &Bytes,
-        args: &[Bytes],
+        invocation: Invocation<'_>,
         transaction: &mut Transaction<'_>,
         scope: &dyn KeyScope,
     ) -> Result<CallOutcome, Failure> {
+        let Invocation { library, function, .. } = invocation;
         // Scripts are hostile input to a large virtual machine: a fault in it costs the call, not the shard.
-        let called = catch_unwind(AssertUnwindSafe(|| self.attempt(library, function, key, args, transaction, scope)));
+        let called = catch_unwind(AssertUnwindSafe(|| self.attempt(invocation, transaction, scope)));
         let outcome = called.unwrap_or_else(|_| {
             tracing::error!(library = library.name, function, "a call panicked");
             Err(Failure::internal(format!("{}.{function} hit a fault in the Lua runtime", library.name)))
@@ -108,14 +122,14 @@ impl Runtime {
 
     fn attempt(
         &mut self,
-        library: &LibrarySource,
-        function: &str,
-        key: &Bytes,
-        args: &[Bytes],
+        invocation: Invocation<'_>,
         transaction: &mut Transaction<'_>,
         scope: &dyn KeyScope,
     ) -> Result<CallOutcome, Failure> {
-        self.compiled_first(library)?;
+        let Invocation { library, required, function, key, args } = invocation;
+        for library in required.iter().chain([library]) {
+            self.compiled_first(library)?;
+        }
         let machine = match &mut self.machine {
             Some(machine) => machine,
             none => {
@@ -124,16 +138,17 @@ impl Runtime {
                 machine
             }
         };
-        let compiled = &mut self.libraries[0];
+        let libraries = &mut self.libraries;
         let budget = machine.budget();
         let mut access = Access::new(transaction, scope, budget, &library.name, function);
         machine.begin(&self.limits).map_err(Failure::internal)?;
         let result = (|| {
-            if compiled.main.is_none() {
-                compiled.main = Some(machine.load(&library.name, &compiled.bytecode)?);
+            let mut modules = Modules::default();
+            for library in required {
+                let exports = machine.define_pinned(library, loaded(libraries, library, machine)?, &modules)?;
+                modules.insert(library, exports);
             }
-            let main = compiled.main.as_ref().expect("loaded just now");
-            let exports = machine.define(&library.name, main)?;
+            let exports = machine.define_pinned(library, loaded(libraries, library, machine)?, &modules)?;
             let Some(function) = exported(&exports, function)? else {
                 return Err(function_not_found(&library.name, function).into());
             };
@@ -200,6 +215,23 @@ impl Runtime {
             library.main = None;
         }
         self.machine = None;
+    }
+}
+
+/// A library's main function, in the present machine.
+fn loaded<'a>(
+    libraries: &'a mut [Compiled],
+    library: &LibrarySource,
+    machine: &Machine,
+) -> Result<&'a Function, Trouble> {
+    let is_it = |kept: &&mut Compiled| kept.version == library.version && kept.name == library.name;
+    let Some(compiled) = libraries.iter_mut().find(is_it) else {
+        let problem = format!("{} and what it requires are too large to be kept compiled", library.name);
+        return Err(Failure::internal(problem).into());
+    };
+    match &mut compiled.main {
+        Some(main) => Ok(main),
+        none => Ok(none.insert(machine.load(&library.name, &compiled.bytecode)?)),
     }
 }
 

@@ -83,6 +83,12 @@ reasons! {
     LibraryInvalid = "LIBRARY_INVALID", InvalidArgument, FixRequest;
     /// There is no such library.
     LibraryNotFound = "LIBRARY_NOT_FOUND", NotFound, FixRequest;
+    /// The version or library is active, has a canary's share, or is required by another library.
+    LibraryInUse = "LIBRARY_IN_USE", FailedPrecondition, FixRequest;
+    /// The library has as many versions as the limit.
+    LibraryVersionsFull = "LIBRARY_VERSIONS_FULL", FailedPrecondition, FixRequest;
+    /// No version was active before the one that is, and there is no canary.
+    NothingToRollBack = "NOTHING_TO_ROLL_BACK", FailedPrecondition, FixRequest;
     /// The library has no such function.
     FunctionNotFound = "FUNCTION_NOT_FOUND", NotFound, FixRequest;
     /// The procedure raised an error.

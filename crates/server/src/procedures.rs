@@ -6,8 +6,10 @@ use cirrus_cluster::Routed;
 use cirrus_proto::internal::v1::{command, reply};
 use cirrus_proto::v1::procedures_server::Procedures;
 use cirrus_proto::v1::{
-    CallRequest, CallResponse, DeleteLibraryRequest, DeleteLibraryResponse, GetLibraryRequest, GetLibraryResponse,
-    ListLibrariesRequest, ListLibrariesResponse, UploadLibraryRequest, UploadLibraryResponse,
+    ActivateLibraryRequest, ActivateLibraryResponse, CallRequest, CallResponse, DeleteLibraryRequest,
+    DeleteLibraryResponse, GetLibraryRequest, GetLibraryResponse, ListLibrariesRequest, ListLibrariesResponse,
+    ListLibraryVersionsRequest, ListLibraryVersionsResponse, RollbackLibraryRequest, RollbackLibraryResponse,
+    UploadLibraryRequest, UploadLibraryResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -18,7 +20,10 @@ use crate::observation::Rpc;
 pub(crate) struct ProceduresService {
     edge: Arc<Edge>,
     upload_library: Rpc,
+    activate_library: Rpc,
+    rollback_library: Rpc,
     list_libraries: Rpc,
+    list_library_versions: Rpc,
     get_library: Rpc,
     delete_library: Rpc,
     call: Rpc,
@@ -29,7 +34,10 @@ impl ProceduresService {
         ProceduresService {
             edge,
             upload_library: Rpc::new("Procedures/UploadLibrary"),
+            activate_library: Rpc::new("Procedures/ActivateLibrary"),
+            rollback_library: Rpc::new("Procedures/RollbackLibrary"),
             list_libraries: Rpc::new("Procedures/ListLibraries"),
+            list_library_versions: Rpc::new("Procedures/ListLibraryVersions"),
             get_library: Rpc::new("Procedures/GetLibrary"),
             delete_library: Rpc::new("Procedures/DeleteLibrary"),
             call: Rpc::new("Procedures/Call"),
@@ -55,6 +63,39 @@ impl Procedures for ProceduresService {
         self.edge.unary(&self.upload_library, request, handle).await
     }
 
+    async fn activate_library(
+        &self,
+        request: Request<ActivateLibraryRequest>,
+    ) -> Result<Response<ActivateLibraryResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request| async move {
+            node.activate_library(request, arrival.deadline).await.map(anywhere)
+        };
+        self.edge.unary(&self.activate_library, request, handle).await
+    }
+
+    async fn rollback_library(
+        &self,
+        request: Request<RollbackLibraryRequest>,
+    ) -> Result<Response<RollbackLibraryResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request| async move {
+            node.rollback_library(request, arrival.deadline).await.map(anywhere)
+        };
+        self.edge.unary(&self.rollback_library, request, handle).await
+    }
+
+    async fn list_library_versions(
+        &self,
+        request: Request<ListLibraryVersionsRequest>,
+    ) -> Result<Response<ListLibraryVersionsResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request| async move {
+            node.list_library_versions(request, arrival.deadline).await.map(anywhere)
+        };
+        self.edge.unary(&self.list_library_versions, request, handle).await
+    }
+
     async fn list_libraries(
         &self,
         request: Request<ListLibrariesRequest>,
@@ -67,7 +108,7 @@ impl Procedures for ProceduresService {
     async fn get_library(&self, request: Request<GetLibraryRequest>) -> Result<Response<GetLibraryResponse>, Status> {
         let node = &self.edge.node;
         let handle = |arrival: Arrival, request: GetLibraryRequest| async move {
-            node.get_library(request.name, arrival.deadline).await.map(anywhere)
+            node.get_library(request, arrival.deadline).await.map(anywhere)
         };
         self.edge.unary(&self.get_library, request, handle).await
     }

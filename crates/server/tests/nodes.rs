@@ -124,7 +124,7 @@ async fn a_node_stores_scans_calls_and_stops() {
 
     let mut procedures = ProceduresClient::new(node.channel.clone());
     let source = "function incr(key, by) local n = (tonumber(_get(key)) or 0) + by; _put(key, n); return n end";
-    let upload = UploadLibraryRequest { name: "counters".to_owned(), source: source.into(), request_id: None };
+    let upload = UploadLibraryRequest { name: "counters".to_owned(), source: source.into(), ..Default::default() };
     let library = procedures.upload_library(upload).await.unwrap().into_inner().library.unwrap();
     assert_eq!(library.functions, ["incr"]);
     for expected in ["5", "10"] {

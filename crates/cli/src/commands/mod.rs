@@ -10,6 +10,7 @@ mod scan;
 pub(crate) mod serve;
 mod signals;
 mod status;
+mod versions;
 
 use std::process::ExitCode;
 

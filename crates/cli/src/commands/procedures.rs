@@ -4,38 +4,62 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cirrus_client::v1::Library;
+use cirrus_client::v1::{Library, UploadLibraryRequest};
 use cirrus_client::{ClientError, Failure, Reason};
 use serde_json::{Map, Value, json};
 
-use super::Outcome;
-use crate::arguments::{Format, Global, ProcedureCommand};
+use super::{Outcome, versions};
+use crate::arguments::{Author, Format, Global, LibraryName, ProcedureCommand};
 use crate::failure::CommandError;
 use crate::output::{self, argument_bytes, insert_bytes};
 
 pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
     match command {
-        ProcedureCommand::Upload { file } => upload(global, &file).await,
+        ProcedureCommand::Upload { file, stage, author } => upload(global, &file, stage, author).await,
         ProcedureCommand::List => list(global).await,
+        ProcedureCommand::Versions { library } => versions::list(global, library).await,
+        ProcedureCommand::Activate { library, canary, author } => {
+            versions::activate(global, library.0, canary, author).await
+        }
+        ProcedureCommand::Rollback { library, author } => versions::rollback(global, library, author).await,
+        ProcedureCommand::Diff { library, from, to } => versions::diff(global, library, from, to).await,
         ProcedureCommand::Show { library } => show(global, library).await,
         ProcedureCommand::Delete { library } => delete(global, library).await,
         ProcedureCommand::Call { procedure, key, args } => call(global, procedure, key, args).await,
     }
 }
 
-async fn upload(global: &Global, file: &Path) -> Outcome {
+async fn upload(global: &Global, file: &Path, stage: bool, author: Author) -> Outcome {
     let name = file
         .file_stem()
         .and_then(|stem| stem.to_str())
         .ok_or_else(|| CommandError::local(format!("{}: a library is named by its file", file.display())))?;
     let source = std::fs::read(file).map_err(|error| CommandError::local(format!("{}: {error}", file.display())))?;
-    let library = global.client().await?.upload_library(name, source).await?;
+    let request = UploadLibraryRequest {
+        name: name.to_owned(),
+        source: source.into(),
+        stage_only: stage,
+        uploaded_by: author.name(),
+        request_id: None,
+    };
+    let answer = global.client().await?.upload_library_with(request).await?;
+    let library = answer.library.unwrap_or_default();
+    let activation = answer.activation.unwrap_or_default();
     match global.output {
         Format::Table => {
             let functions = library.functions.join(", ");
             output::line(format!("{} version {}: {functions}", library.name, library.version))?;
+            if activation.active_version != library.version {
+                let (name, version) = (&library.name, library.version);
+                output::line(format!("staged; calls run version {}", activation.active_version))?;
+                output::line(format!("to switch: cirrus proc activate {name}@{version}"))?;
+            }
         }
-        Format::Json => output::json(&Value::from(object(&library)))?,
+        Format::Json => {
+            let mut object = object(&library);
+            object.insert("active_version".to_owned(), Value::from(activation.active_version));
+            output::json(&Value::from(object))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -59,8 +83,8 @@ async fn list(global: &Global) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(global: &Global, name: String) -> Outcome {
-    let answer = global.client().await?.get_library(name).await?;
+async fn show(global: &Global, library: LibraryName) -> Outcome {
+    let answer = global.client().await?.get_library(library.name, library.version).await?;
     match global.output {
         Format::Table => output::bytes(&answer.source, !answer.source.ends_with(b"\n"))?,
         Format::Json => {
@@ -72,13 +96,15 @@ async fn show(global: &Global, name: String) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn delete(global: &Global, name: String) -> Outcome {
-    let deleted = global.client().await?.delete_library(&name).await?;
+async fn delete(global: &Global, library: LibraryName) -> Outcome {
+    let LibraryName { name, version } = library;
+    let deleted = global.client().await?.delete_library(&name, version).await?;
+    let what = if version == 0 { name } else { format!("{name} version {version}") };
     match global.output {
         Format::Json => output::json(&json!({ "deleted": deleted }))?,
-        Format::Table if deleted => output::line(format!("deleted {name}"))?,
+        Format::Table if deleted => output::line(format!("deleted {what}"))?,
         Format::Table => {
-            let failure = Failure::new(Reason::LibraryNotFound, format!("there is no library {name}"));
+            let failure = Failure::new(Reason::LibraryNotFound, format!("there is no library {what}"));
             return Err(CommandError::from(ClientError::from(failure)).into_answer());
         }
     }
@@ -101,7 +127,7 @@ async fn call(global: &Global, procedure: String, key: OsString, args: Vec<OsStr
     Ok(ExitCode::SUCCESS)
 }
 
-fn object(library: &Library) -> Map<String, Value> {
+pub(super) fn object(library: &Library) -> Map<String, Value> {
     let fields = [
         ("name", Value::from(library.name.as_str())),
         ("version", Value::from(library.version)),
@@ -109,6 +135,8 @@ fn object(library: &Library) -> Map<String, Value> {
         ("functions", Value::from(library.functions.clone())),
         ("uploaded_at_ms", Value::from(library.uploaded_at_ms)),
         ("source_bytes", Value::from(library.source_bytes)),
+        ("uploaded_by", Value::from(library.uploaded_by.as_str())),
+        ("requires", library.requires.iter().map(|pin| format!("{}@{}", pin.name, pin.version)).collect()),
     ];
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

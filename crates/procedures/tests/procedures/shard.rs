@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use cirrus_engine::{MemoryView, Moment, ShardHead, Transaction, Value};
-use cirrus_procedures::{LibrarySource, Runtime};
+use cirrus_procedures::{Invocation, LibrarySource, Runtime};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::{Failure, Reason};
 
@@ -48,7 +48,28 @@ impl Shard {
             self.versions.push(source.clone());
             self.versions.len() - 1
         });
-        let library = LibrarySource { name: "lib".to_owned(), version: version as u64 + 1, source };
+        let library =
+            LibrarySource { name: "lib".to_owned(), version: version as u64 + 1, source, requires: Vec::new() };
+        self.invoke(&library, &[], function, args)
+    }
+
+    /// Calls a function of a library that requires others, without arguments.
+    pub(crate) fn call_required(
+        &mut self,
+        library: &LibrarySource,
+        required: &[LibrarySource],
+        function: &str,
+    ) -> Result<Bytes, Failure> {
+        self.invoke(library, required, function, &[])
+    }
+
+    fn invoke(
+        &mut self,
+        library: &LibrarySource,
+        required: &[LibrarySource],
+        function: &str,
+        args: &[&[u8]],
+    ) -> Result<Bytes, Failure> {
         let args: Vec<Bytes> = args.iter().map(|&arg| Bytes::copy_from_slice(arg)).collect();
         let scope = |key: &[u8]| match key.starts_with(ELSEWHERE) {
             true => Err(Failure::new(Reason::CrossShard, "the key lies in another shard")),
@@ -56,7 +77,11 @@ impl Shard {
         };
         let mut transaction = Transaction::new(&self.view, self.head, &self.limits);
         let key = Bytes::from_static(b"k");
-        let outcome = self.runtime.call(&library, function, &key, &args, &mut transaction, &scope)?;
+        let outcome = self.runtime.call(
+            Invocation { library, required, function, key: &key, args: &args },
+            &mut transaction,
+            &scope,
+        )?;
         let (effects, head) = transaction.finish();
         self.effects = effects.len();
         self.view.apply(&effects);

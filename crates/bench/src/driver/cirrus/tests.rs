@@ -157,7 +157,7 @@ impl Procedures for FakeNode {
         let upload = request.into_inner();
         let library = v1::Library { name: upload.name.clone(), version: 1, ..Default::default() };
         self.world.libraries.lock().insert(upload.name, upload.source);
-        Ok(Response::new(v1::UploadLibraryResponse { library: Some(library) }))
+        Ok(Response::new(v1::UploadLibraryResponse { library: Some(library), activation: None }))
     }
 
     async fn call(&self, request: Request<CallRequest>) -> Answer<v1::CallResponse> {
@@ -178,6 +178,18 @@ impl Procedures for FakeNode {
         unused()
     }
     async fn get_library(&self, _: Request<v1::GetLibraryRequest>) -> Answer<v1::GetLibraryResponse> {
+        unused()
+    }
+    async fn activate_library(&self, _: Request<v1::ActivateLibraryRequest>) -> Answer<v1::ActivateLibraryResponse> {
+        unused()
+    }
+    async fn rollback_library(&self, _: Request<v1::RollbackLibraryRequest>) -> Answer<v1::RollbackLibraryResponse> {
+        unused()
+    }
+    async fn list_library_versions(
+        &self,
+        _: Request<v1::ListLibraryVersionsRequest>,
+    ) -> Answer<v1::ListLibraryVersionsResponse> {
         unused()
     }
     async fn delete_library(&self, _: Request<v1::DeleteLibraryRequest>) -> Answer<v1::DeleteLibraryResponse> {
