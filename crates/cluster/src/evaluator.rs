@@ -2,7 +2,7 @@
 //! all under request ids.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cirrus_engine::sessions::{self, Admission};
 use cirrus_engine::{Transaction, evaluate};
@@ -15,6 +15,7 @@ use cirrus_proto::v1::{CallRequest, CallResponse};
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Evaluated, Evaluator};
 
+use crate::call_metrics::CallMetrics;
 use crate::catalog::{self, Committed, Reads};
 use crate::catalog_view::CatalogHandle;
 use crate::library_catalog;
@@ -31,11 +32,12 @@ pub(crate) struct ShardEvaluator {
     shard_id: u32,
     runtime: Runtime,
     catalog: Arc<CatalogHandle>,
+    metrics: CallMetrics,
 }
 
 impl ShardEvaluator {
-    pub(crate) fn new(shard_id: u32, limits: Limits, catalog: Arc<CatalogHandle>) -> Self {
-        ShardEvaluator { shard_id, runtime: Runtime::new(limits), catalog }
+    pub(crate) fn new(shard_id: u32, limits: Limits, catalog: Arc<CatalogHandle>, metrics: CallMetrics) -> Self {
+        ShardEvaluator { shard_id, runtime: Runtime::new(limits), catalog, metrics }
     }
 
     fn run(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
@@ -69,7 +71,11 @@ impl ShardEvaluator {
             key: &request.key,
             args: &request.args,
         };
-        let outcome = self.runtime.call(invocation, transaction, &scope)?;
+        let began = Instant::now();
+        let outcome = self.runtime.call(invocation, transaction, &scope);
+        let named = (procedure.library, procedure.function);
+        self.metrics.record(named, request, &outcome, began.elapsed(), transaction.write_set_bytes());
+        let outcome = outcome?;
         let response = CallResponse {
             result: outcome.result,
             library_version: library.version,

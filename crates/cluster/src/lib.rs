@@ -13,6 +13,7 @@
 //! Next stop on a request's path: `cirrus-replication`, whose executor calls back into `evaluator`.
 
 mod bootstrap;
+mod call_metrics;
 pub mod catalog;
 mod catalog_view;
 mod evaluator;

@@ -14,6 +14,7 @@ use cirrus_replication::{Executed, LeaderView, Node, Replication, ReplicationCon
 use cirrus_storage::StorageConfig;
 use tokio::task::JoinSet;
 
+use crate::call_metrics::{self, CallMetrics, KnownProcedures};
 use crate::catalog_view::CatalogHandle;
 use crate::evaluator::{CATALOG_SHARD, ShardEvaluator};
 use crate::forward::Forwarder;
@@ -113,6 +114,8 @@ impl ClusterNode {
             .map_err(|error| Failure::internal(format!("{}: {error}", config.data_dir.display())))?;
         let catalog = Arc::new(CatalogHandle::default());
         let (limits, for_evaluators) = (config.limits, catalog.clone());
+        let procedures = Arc::new(KnownProcedures::default());
+        call_metrics::describe();
         let (replication, wanted) = Replication::open(
             ReplicationConfig {
                 node_id: config.node_id,
@@ -121,7 +124,10 @@ impl ClusterNode {
                 limits,
                 storage: config.storage.clone(),
             },
-            Arc::new(move |shard_id| Box::new(ShardEvaluator::new(shard_id, limits, for_evaluators.clone()))),
+            Arc::new(move |shard_id| {
+                let metrics = CallMetrics::new(procedures.clone());
+                Box::new(ShardEvaluator::new(shard_id, limits, for_evaluators.clone(), metrics))
+            }),
         )?;
         let node = Arc::new(ClusterNode {
             config,
