@@ -110,7 +110,7 @@ impl NodeClient {
             procedure: procedure.to_owned(),
             key: key.to_owned().into(),
             args: arguments.iter().map(|argument| argument.as_bytes().to_vec().into()).collect(),
-            request_id: None,
+            ..Default::default()
         };
         Ok(self.procedures.clone().call(request).await?.into_inner().result.to_vec())
     }

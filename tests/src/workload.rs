@@ -294,7 +294,8 @@ async fn perform_by_client(
         Operation::Add(delta) if call => {
             let args = vec![delta.to_string().into()];
             let procedure = COUNTER_PROCEDURE.to_owned();
-            let called = client.call_with(CallRequest { procedure, key: key_bytes, args, request_id: None }).await?;
+            let called =
+                client.call_with(CallRequest { procedure, key: key_bytes, args, ..Default::default() }).await?;
             Outcome::Sum(number(&called.result))
         }
         Operation::Add(delta) => {

@@ -25,6 +25,7 @@ async fn the_same_request_gets_the_first_reply_through_every_node_and_every_lead
         key: "once".into(),
         args: vec!["100".into()],
         request_id: id("a", 2),
+        ..CallRequest::default()
     };
     let put = PutRequest { key: "once".into(), value: "1000".into(), request_id: id("a", 3), ..PutRequest::default() };
     let delete = DeleteRequest { key: "once".into(), condition: None, request_id: id("a", 4) };

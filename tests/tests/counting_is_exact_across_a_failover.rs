@@ -40,7 +40,7 @@ async fn ten_thousand_calls_end_at_ten_thousand() -> TestResult {
                     procedure: COUNTER_PROCEDURE.to_owned(),
                     key: "hits".into(),
                     args: vec!["1".into()],
-                    request_id: None,
+                    ..Default::default()
                 };
                 let sum = client
                     .call_with(request)

@@ -111,6 +111,14 @@ async fn a_session_on_the_command_line() -> TestResult {
     std::fs::write(&broken, "function f(\n  return 1\nend\n")?;
     let error = cirrus.fails(&["proc", "upload", broken.to_str().context("a path in UTF-8")?]).await?;
     assert!(error.contains('2') || error.contains("line"), "a syntax error names its line: {error}");
+    // Trying out.
+    let dry = cirrus.run(&["proc", "call", "counters.incr", "--key", "hits", "5", "--dry-run"]).await?;
+    assert_eq!((dry.code, dry.output.as_str()), (0, "16\n"), "{dry:?}");
+    assert!(dry.errors.contains("put") && dry.errors.contains("_get"), "{dry:?}");
+    let dry = cirrus.json(&["proc", "call", "counters.incr", "--key", "hits", "5", "--dry-run"]).await?;
+    assert_eq!(dry["effects"][0]["value"], "16", "{dry}");
+    assert_eq!(cirrus.succeeds(&["get", "hits"]).await?.trim(), "11", "a dry run writes nothing");
+
     // Versions.
     std::fs::write(source, format!("-- changed\n{COUNTER_LIBRARY}"))?;
     let staged = cirrus.succeeds(&["proc", "upload", "--stage", "--author", "ada", source]).await?;

@@ -294,6 +294,12 @@ pub(crate) enum ProcedureCommand {
         /// Routes the call; the function's first argument.
         #[arg(long)]
         key: OsString,
+        /// Say what the call would write, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Say what the call did, step by step.
+        #[arg(long)]
+        trace: bool,
         /// The function's further arguments. Behind `--`, they may begin with a dash.
         #[arg(value_name = "ARG", allow_negative_numbers = true)]
         args: Vec<OsString>,
@@ -387,7 +393,7 @@ mod tests {
             assert_eq!((args.key.to_str().unwrap(), args.delta), ("k", expected), "{line}");
         }
         for line in ["proc call counters.incr --key hits -5 x", "proc call counters.incr -5 x --key hits"] {
-            let Command::Proc(ProcedureCommand::Call { procedure, key, args }) = parse(line).command else {
+            let Command::Proc(ProcedureCommand::Call { procedure, key, args, .. }) = parse(line).command else {
                 panic!("{line}")
             };
             assert_eq!((procedure.as_str(), key.to_str().unwrap()), ("counters.incr", "hits"));

@@ -60,6 +60,13 @@ fn table_text(table: &Table) -> String {
     lines.join("\n")
 }
 
+/// What explains a result, beside it: standard output has the result alone.
+pub(crate) fn explain(text: &dyn std::fmt::Display) {
+    let text = text.to_string();
+    let lines: Vec<_> = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
+    eprintln!("{}", lines.join("\n"));
+}
+
 /// Bytes in an object: text under `name` where they are UTF-8, else base64 under `name_base64`.
 pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {

@@ -20,7 +20,8 @@ impl Client {
         key: impl Into<Bytes>,
         args: Vec<Bytes>,
     ) -> Result<CallResponse, ClientError> {
-        self.execute(CallRequest { procedure: procedure.into(), key: key.into(), args, request_id: None }).await
+        let request = CallRequest { procedure: procedure.into(), key: key.into(), args, ..Default::default() };
+        self.execute(request).await
     }
 
     /// Runs a procedure, with the request's own request id if it has one.

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use cirrus_engine::sessions::{self, Admission};
 use cirrus_engine::{Transaction, evaluate};
-use cirrus_procedures::{Invocation, KeyScope, LibrarySource, Runtime};
+use cirrus_procedures::{CallOutcome, Invocation, KeyScope, LibrarySource, Runtime, Trace};
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::routing::{routing_key, shard_of_key};
-use cirrus_proto::v1::{CallRequest, CallResponse};
+use cirrus_proto::v1::{self, CallEffect, CallRequest, CallResponse, CallStep, DryRun};
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Evaluated, Evaluator};
 
@@ -59,6 +59,54 @@ impl ShardEvaluator {
     }
 
     fn call(&mut self, request: &CallRequest, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
+        let trace = request.trace.then(Trace::begin);
+        let (version, outcome) = self.invoke(request, trace.as_ref(), transaction)?;
+        let response = CallResponse { steps: trace.map(steps).unwrap_or_default(), ..call_response(version, outcome?) };
+        Ok(Evaluated {
+            reply: Reply { kind: Some(reply::Kind::Call(response)) },
+            procedure: Some((request.procedure.clone(), version)),
+        })
+    }
+
+    /// Evaluates a call and says what it would write.
+    fn dry_run(&mut self, request: &CallRequest, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
+        let before = transaction.savepoint();
+        let trace = Trace::begin();
+        let (version, outcome) = self.invoke(request, Some(&trace), transaction)?;
+        let written = match &outcome {
+            Ok(_) => transaction.values_written_after(before)?,
+            Err(_) => Vec::new(),
+        };
+        transaction.rollback_to(before);
+        let (response, failure) = match outcome {
+            Ok(outcome) => (call_response(version, outcome), None),
+            Err(failure) if failure.reason == Reason::Internal => return Err(failure),
+            Err(failure) => {
+                let failure = v1::Failure {
+                    code: failure.reason.code().into(),
+                    message: failure.message,
+                    reason: failure.reason.as_str().to_owned(),
+                    retry_after_ms: 0,
+                };
+                (CallResponse { library_version: version, ..Default::default() }, Some(failure))
+            }
+        };
+        let effects = written.into_iter().map(|(key, value)| match value {
+            Some(value) => CallEffect { key, deleted: false, value: value.value, expires_at_ms: value.expires_at_ms },
+            None => CallEffect { key, deleted: true, ..Default::default() },
+        });
+        let dry_run = Some(DryRun { effects: effects.collect(), failure });
+        let reply = reply::Kind::Call(CallResponse { steps: steps(trace), dry_run, ..response });
+        Ok(Evaluated { reply: Reply { kind: Some(reply) }, procedure: None })
+    }
+
+    /// Runs the procedure. The version that ran, and how that ended; what fails before it runs fails this.
+    fn invoke(
+        &mut self,
+        request: &CallRequest,
+        trace: Option<&Trace>,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<(u64, Result<CallOutcome, Failure>), Failure> {
         let procedure = ProcedureName::parse(&request.procedure)?;
         let (state, shard_count) = self.catalog.at_least(transaction.head().catalog_index, CATALOG_WAIT)?;
         let view = cirrus_replication::StateView(&state);
@@ -70,26 +118,45 @@ impl ShardEvaluator {
             function: procedure.function,
             key: &request.key,
             args: &request.args,
+            trace,
         };
         let began = Instant::now();
         let outcome = self.runtime.call(invocation, transaction, &scope);
         let named = (procedure.library, procedure.function);
         self.metrics.record(named, request, &outcome, began.elapsed(), transaction.write_set_bytes());
-        let outcome = outcome?;
-        let response = CallResponse {
-            result: outcome.result,
-            library_version: library.version,
-            cpu_us: outcome.cpu.as_micros() as u64,
-        };
-        Ok(Evaluated {
-            reply: Reply { kind: Some(reply::Kind::Call(response)) },
-            procedure: Some((request.procedure.clone(), library.version)),
-        })
+        Ok((library.version, outcome))
     }
+}
+
+fn call_response(library_version: u64, outcome: CallOutcome) -> CallResponse {
+    CallResponse {
+        result: outcome.result,
+        library_version,
+        cpu_us: outcome.cpu.as_micros() as u64,
+        memory_bytes: outcome.memory_bytes as u64,
+        ..Default::default()
+    }
+}
+
+fn steps(trace: Trace) -> Vec<CallStep> {
+    let steps = trace.into_steps().into_iter().map(|step| CallStep {
+        operation: step.operation,
+        key: step.key,
+        at_us: step.at.as_micros() as u64,
+        took_us: step.took.as_micros() as u64,
+        text: step.text,
+    });
+    steps.collect()
 }
 
 impl Evaluator for ShardEvaluator {
     fn evaluate(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
+        if let Some(Kind::Call(request)) = &command.kind
+            && request.dry_run
+            && self.shard_id != CATALOG_SHARD
+        {
+            return self.dry_run(request, transaction);
+        }
         if let Admission::Repeat(reply) = sessions::admit(transaction, command)? {
             return Ok(Evaluated { reply, procedure: None });
         }

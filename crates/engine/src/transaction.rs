@@ -156,6 +156,12 @@ impl<'v> Transaction<'v> {
         Savepoint { writes: self.writes.savepoint(), head: self.head }
     }
 
+    /// The keys that were written after the savepoint, each with the value that it has now; `None`: removed.
+    pub fn values_written_after(&self, savepoint: Savepoint) -> Result<Vec<(Bytes, Option<Value>)>, Failure> {
+        let data = self.writes.after(savepoint.writes).filter(|(table, ..)| *table == Table::Data);
+        data.map(|(_, key, stored)| Ok((key.clone(), stored.cloned().map(decode_value).transpose()?))).collect()
+    }
+
     /// Undoes all writes after the savepoint.
     pub fn rollback_to(&mut self, savepoint: Savepoint) {
         self.writes.truncate(savepoint.writes);

@@ -89,6 +89,12 @@ impl WriteSet {
         Ok(())
     }
 
+    /// The writes after a savepoint, each key's newest only, in the order of first writing.
+    pub(crate) fn after(&self, savepoint: usize) -> impl Iterator<Item = (Table, &Bytes, Option<&Bytes>)> {
+        let writes = self.writes.iter().skip(savepoint).filter(|write| !write.superseded);
+        writes.map(|write| (write.table, &write.key, write.value.as_ref()))
+    }
+
     /// Marks what is written so far, to be returned to with [`WriteSet::truncate`].
     pub(crate) fn savepoint(&self) -> usize {
         self.protected.set(self.writes.len());

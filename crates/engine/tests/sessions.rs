@@ -125,8 +125,13 @@ fn a_failed_command_is_not_remembered() {
 #[test]
 fn a_procedures_own_error_is_remembered_like_any_reply() {
     let mut view = cirrus_engine::MemoryView::new();
-    let call =
-        CallRequest { procedure: "l.f".into(), key: bytes("k"), args: vec![], request_id: request_id("c", 1, 0) };
+    let call = CallRequest {
+        procedure: "l.f".into(),
+        key: bytes("k"),
+        args: vec![],
+        request_id: request_id("c", 1, 0),
+        ..Default::default()
+    };
     let command = Command { kind: Some(Kind::Call(call)) };
     let metadata = HashMap::from([("line".to_owned(), "3".to_owned())]);
     let failure = CommandFailure { reason: "PROCEDURE_FAILED".into(), message: "no".into(), metadata };

@@ -41,7 +41,9 @@ mod machine;
 mod modules;
 mod runtime;
 mod text;
+mod trace;
 mod trouble;
 
 pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_name, inspect};
 pub use runtime::{CallOutcome, Invocation, KeyScope, Runtime};
+pub use trace::{Step, Trace};

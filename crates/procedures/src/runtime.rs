@@ -13,6 +13,7 @@ use crate::api::Access;
 use crate::library::{LibrarySource, compile, is_export_name};
 use crate::machine::Machine;
 use crate::modules::Modules;
+use crate::trace::Trace;
 use crate::trouble::{Meaning, Trouble, call_memory, call_timeout, meaning};
 
 /// Most libraries that a runtime keeps compiled.
@@ -46,6 +47,8 @@ pub struct Invocation<'a> {
     pub key: &'a Bytes,
     /// Its further arguments.
     pub args: &'a [Bytes],
+    /// Takes down what the call does.
+    pub trace: Option<&'a Trace>,
 }
 
 /// What a successful call gives.
@@ -56,6 +59,8 @@ pub struct CallOutcome {
     /// CPU time that the call used, the loading of its library included. A call that took less than a tenth
     /// of its limit is given by the time that passed: the CPU clock would cost more than most calls do.
     pub cpu: Duration,
+    /// What the heap grew by, garbage that was not collected yet included, bytes.
+    pub memory_bytes: usize,
 }
 
 /// One shard executor's runtime. It owns a Luau machine, made on the first call and made anew after a
@@ -126,7 +131,7 @@ impl Runtime {
         transaction: &mut Transaction<'_>,
         scope: &dyn KeyScope,
     ) -> Result<CallOutcome, Failure> {
-        let Invocation { library, required, function, key, args } = invocation;
+        let Invocation { library, required, function, key, args, trace } = invocation;
         for library in required.iter().chain([library]) {
             self.compiled_first(library)?;
         }
@@ -140,7 +145,8 @@ impl Runtime {
         };
         let libraries = &mut self.libraries;
         let budget = machine.budget();
-        let mut access = Access::new(transaction, scope, budget, &library.name, function);
+        let mut access = Access::new(transaction, scope, budget, &library.name, function, trace);
+        let heap_bytes = machine.used_bytes();
         machine.begin(&self.limits).map_err(Failure::internal)?;
         let result = (|| {
             let mut modules = Modules::default();
@@ -162,7 +168,10 @@ impl Runtime {
             return Err(fault);
         }
         match result {
-            Ok(result) => Ok(CallOutcome { result, cpu }),
+            Ok(result) => {
+                let memory_bytes = machine.used_bytes().saturating_sub(heap_bytes);
+                Ok(CallOutcome { result, cpu, memory_bytes })
+            }
             Err(Trouble::Failure(failure)) => Err(failure.with("library", &library.name).with("function", function)),
             Err(Trouble::Lua(error)) => match meaning(&error, &library.name) {
                 Meaning::OutOfMemory => Err(call_memory(&library.name, function, self.limits.call_memory_bytes)),

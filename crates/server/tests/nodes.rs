@@ -129,7 +129,7 @@ async fn a_node_stores_scans_calls_and_stops() {
     assert_eq!(library.functions, ["incr"]);
     for expected in ["5", "10"] {
         let procedure = "counters.incr".to_owned();
-        let call = CallRequest { procedure, key: "hits".into(), args: vec!["5".into()], request_id: None };
+        let call = CallRequest { procedure, key: "hits".into(), args: vec!["5".into()], ..Default::default() };
         assert_eq!(procedures.call(call).await.unwrap().into_inner().result, expected);
     }
     node.stop().await;

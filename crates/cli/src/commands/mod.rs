@@ -1,5 +1,6 @@
 //! One module for each command.
 
+mod call;
 mod delete;
 mod dev;
 mod get;

@@ -1,14 +1,13 @@
 //! `cirrus proc`
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use cirrus_client::v1::{Library, UploadLibraryRequest};
+use cirrus_client::v1::{CallRequest, Library, UploadLibraryRequest};
 use cirrus_client::{ClientError, Failure, Reason};
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, versions};
+use super::{Outcome, call, versions};
 use crate::arguments::{Author, Format, Global, LibraryName, ProcedureCommand};
 use crate::failure::CommandError;
 use crate::output::{self, argument_bytes, insert_bytes};
@@ -25,7 +24,10 @@ pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
         ProcedureCommand::Diff { library, from, to } => versions::diff(global, library, from, to).await,
         ProcedureCommand::Show { library } => show(global, library).await,
         ProcedureCommand::Delete { library } => delete(global, library).await,
-        ProcedureCommand::Call { procedure, key, args } => call(global, procedure, key, args).await,
+        ProcedureCommand::Call { procedure, key, dry_run, trace, args } => {
+            let (key, args) = (argument_bytes(key), args.into_iter().map(argument_bytes).collect());
+            call::run(global, CallRequest { procedure, key, args, dry_run, trace, request_id: None }).await
+        }
     }
 }
 
@@ -109,22 +111,6 @@ async fn delete(global: &Global, library: LibraryName) -> Outcome {
         }
     }
     Ok(if deleted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-async fn call(global: &Global, procedure: String, key: OsString, args: Vec<OsString>) -> Outcome {
-    let args = args.into_iter().map(argument_bytes).collect();
-    let answer = global.client().await?.call(procedure, argument_bytes(key), args).await?;
-    match global.output {
-        Format::Table => output::bytes(&answer.result, true)?,
-        Format::Json => {
-            let mut object = Map::new();
-            insert_bytes(&mut object, "result", &answer.result);
-            object.insert("library_version".to_owned(), Value::from(answer.library_version));
-            object.insert("cpu_us".to_owned(), Value::from(answer.cpu_us));
-            output::json(&Value::from(object))?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn object(library: &Library) -> Map<String, Value> {

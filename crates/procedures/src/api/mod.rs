@@ -8,6 +8,7 @@ pub(crate) mod kv;
 pub(crate) mod tyrant;
 
 use std::ops::RangeInclusive;
+use std::time::Instant;
 
 use bytes::Bytes;
 use cirrus_engine::Transaction;
@@ -17,6 +18,7 @@ use mlua::{Lua, MultiValue, Value};
 use crate::KeyScope;
 use crate::budget::CpuBudget;
 use crate::text::{text, type_name};
+use crate::trace::Trace;
 
 /// Most lines that one call may log.
 const LOG_LINES_MAX: usize = 100;
@@ -37,6 +39,9 @@ pub(crate) struct Access<'a, 'v> {
     /// The node's own fault: the call fails with it even where the script caught the error.
     pub(crate) fault: Option<Failure>,
     log_lines: usize,
+    trace: Option<&'a Trace>,
+    /// The line that the running operation logged.
+    logged: String,
 }
 
 impl<'a, 'v> Access<'a, 'v> {
@@ -46,8 +51,20 @@ impl<'a, 'v> Access<'a, 'v> {
         budget: &'a CpuBudget,
         library: &'a str,
         function: &'a str,
+        trace: Option<&'a Trace>,
     ) -> Self {
-        Access { transaction, scope, budget, library, function, raised: None, fault: None, log_lines: 0 }
+        Access {
+            transaction,
+            scope,
+            budget,
+            library,
+            function,
+            raised: None,
+            fault: None,
+            log_lines: 0,
+            trace,
+            logged: String::new(),
+        }
     }
 
     /// A key argument, once it is known to be well-formed and of this shard.
@@ -73,7 +90,19 @@ impl<'a, 'v> Access<'a, 'v> {
         let Some(operation) = operations().nth(index) else {
             return Err(mlua::Error::runtime("no such operation"));
         };
-        let text = match self.run(operation, lua, arguments.make_contiguous()) {
+        let began = self.trace.map(|_| Instant::now());
+        let arguments = arguments.make_contiguous();
+        let outcome = self.run(operation, lua, arguments);
+        if let (Some(trace), Some(began)) = (self.trace, began) {
+            let text = match &outcome {
+                Ok(_) => std::mem::take(&mut self.logged),
+                Err(Raised::Failure(failure)) => failure.to_string(),
+                Err(Raised::Misuse(problem)) => problem.clone(),
+                Err(Raised::Lua(error)) => error.to_string(),
+            };
+            trace.step(lua, operation.full_name(), arguments, began, text);
+        }
+        let text = match outcome {
             Ok((first, second)) => return Ok((Value::Nil, first, second)),
             Err(Raised::Lua(error)) => return Err(error),
             Err(Raised::Misuse(problem)) => format!("{}: {problem}", operation.name),
@@ -103,6 +132,9 @@ impl<'a, 'v> Access<'a, 'v> {
     }
 
     fn log(&mut self, line: &str) {
+        if self.trace.is_some() {
+            line.clone_into(&mut self.logged);
+        }
         self.log_lines += 1;
         match self.log_lines {
             lines if lines <= LOG_LINES_MAX => {
@@ -125,6 +157,16 @@ pub(crate) struct Operation {
     /// How many values it returns: 1 or 2.
     pub(crate) returns: u8,
     run: fn(&mut Access<'_, '_>, &Lua, &[Value]) -> Answer,
+}
+
+impl Operation {
+    /// As scripts write it.
+    fn full_name(&self) -> String {
+        match self.table {
+            Some(table) => format!("{table}.{}", self.name),
+            None => self.name.to_owned(),
+        }
+    }
 }
 
 /// All operations; a bound function knows its own by its place here.

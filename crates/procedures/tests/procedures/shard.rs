@@ -78,7 +78,7 @@ impl Shard {
         let mut transaction = Transaction::new(&self.view, self.head, &self.limits);
         let key = Bytes::from_static(b"k");
         let outcome = self.runtime.call(
-            Invocation { library, required, function, key: &key, args: &args },
+            Invocation { library, required, function, key: &key, args: &args, trace: None },
             &mut transaction,
             &scope,
         )?;

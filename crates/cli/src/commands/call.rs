@@ -1,0 +1,109 @@
+//! `cirrus proc call`
+
+use std::process::ExitCode;
+
+use cirrus_client::v1::{CallEffect, CallRequest, CallResponse, CallStep};
+use cirrus_client::{ClientError, Failure, Reason};
+use comfy_table::Table;
+use serde_json::{Map, Value, json};
+
+use super::Outcome;
+use crate::arguments::{Format, Global};
+use crate::failure::CommandError;
+use crate::output::{self, cell, insert_bytes};
+
+/// The result goes to standard output as it is; what a dry run or a trace found, to standard error.
+pub(super) async fn run(global: &Global, request: CallRequest) -> Outcome {
+    let (dry_run, traced) = (request.dry_run, request.trace);
+    let answer = global.client().await?.call_with(request).await?;
+    let failure = answer.dry_run.as_ref().and_then(|dry_run| dry_run.failure.as_ref()).map(|failure| {
+        let reason = Reason::parse(&failure.reason).unwrap_or(Reason::Internal);
+        ClientError::from(Failure::new(reason, &failure.message))
+    });
+    match global.output {
+        Format::Json => output::json(&object(&answer, dry_run, traced))?,
+        Format::Table => {
+            if failure.is_none() {
+                output::bytes(&answer.result, true)?;
+            }
+            if dry_run || traced {
+                explain(&answer);
+            }
+        }
+    }
+    match failure {
+        None => Ok(ExitCode::SUCCESS),
+        // The object says it already.
+        Some(_) if global.output == Format::Json => Ok(ExitCode::FAILURE),
+        Some(failure) => Err(CommandError::from(failure)),
+    }
+}
+
+fn explain(answer: &CallResponse) {
+    if !answer.steps.is_empty() {
+        output::explain(&steps(&answer.steps));
+    }
+    match &answer.dry_run {
+        Some(dry_run) if dry_run.failure.is_none() && dry_run.effects.is_empty() => {
+            output::explain(&"it would write nothing");
+        }
+        Some(dry_run) if dry_run.failure.is_none() => output::explain(&effects(&dry_run.effects)),
+        _ => {}
+    }
+    let (version, cpu_us, memory_bytes) = (answer.library_version, answer.cpu_us, answer.memory_bytes);
+    output::explain(&format!("version {version}, {cpu_us} us of CPU time, {memory_bytes} bytes of memory"));
+}
+
+fn steps(steps: &[CallStep]) -> Table {
+    let mut table = output::table(["AT US", "TOOK US", "OPERATION", "KEY", "TEXT"]);
+    for CallStep { operation, key, at_us, took_us, text } in steps {
+        let (at, took) = (at_us.to_string(), took_us.to_string());
+        table.add_row([at, took, operation.clone(), cell(key), cell(text.as_bytes())]);
+    }
+    table
+}
+
+fn effects(effects: &[CallEffect]) -> Table {
+    let mut table = output::table(["WOULD", "KEY", "VALUE", "EXPIRES"]);
+    for CallEffect { key, deleted, value, expires_at_ms } in effects {
+        let verb = if *deleted { "delete" } else { "put" };
+        let expires = if *expires_at_ms == 0 { String::new() } else { output::time(*expires_at_ms) };
+        table.add_row([verb.to_owned(), cell(key), cell(value), expires]);
+    }
+    table
+}
+
+fn object(answer: &CallResponse, dry_run: bool, traced: bool) -> Value {
+    let mut object = Map::new();
+    insert_bytes(&mut object, "result", &answer.result);
+    object.insert("library_version".to_owned(), Value::from(answer.library_version));
+    object.insert("cpu_us".to_owned(), Value::from(answer.cpu_us));
+    object.insert("memory_bytes".to_owned(), Value::from(answer.memory_bytes));
+    if dry_run || traced {
+        let steps = answer.steps.iter().map(|step| {
+            let mut object = Map::new();
+            object.insert("operation".to_owned(), Value::from(step.operation.as_str()));
+            insert_bytes(&mut object, "key", &step.key);
+            object.insert("at_us".to_owned(), Value::from(step.at_us));
+            object.insert("took_us".to_owned(), Value::from(step.took_us));
+            object.insert("text".to_owned(), Value::from(step.text.as_str()));
+            Value::from(object)
+        });
+        object.insert("steps".to_owned(), steps.collect());
+    }
+    if let Some(dry_run) = &answer.dry_run {
+        let effects = dry_run.effects.iter().map(|effect| {
+            let mut object = Map::new();
+            insert_bytes(&mut object, "key", &effect.key);
+            object.insert("deleted".to_owned(), Value::from(effect.deleted));
+            insert_bytes(&mut object, "value", &effect.value);
+            object.insert("expires_at_ms".to_owned(), Value::from(effect.expires_at_ms));
+            Value::from(object)
+        });
+        object.insert("effects".to_owned(), effects.collect());
+        if let Some(failure) = &dry_run.failure {
+            object.insert("error".to_owned(), json!({ "reason": failure.reason, "message": failure.message }));
+        }
+    }
+    Value::from(object)
+}

@@ -1,0 +1,60 @@
+//! What one call did, step by step, for whoever asked for it.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mlua::{Lua, Value};
+
+use crate::text::text;
+
+/// Most steps that are kept of one call.
+const STEPS_MAX: usize = 1000;
+
+/// Longest key that a step shows, bytes.
+const KEY_BYTES_MAX: usize = 1024;
+
+/// One use of the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Such as `kv.put`, `_get` or `log`.
+    pub operation: String,
+    /// The first argument where it is a string or a number, up to 1 KiB: most operations take a key.
+    pub key: Bytes,
+    /// Since the call began.
+    pub at: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// A line that was logged, or the error that was raised; else empty.
+    pub text: String,
+}
+
+/// Takes a call's steps down.
+#[derive(Debug)]
+pub struct Trace {
+    began: Instant,
+    steps: RefCell<Vec<Step>>,
+}
+
+impl Trace {
+    /// A call begins.
+    pub fn begin() -> Self {
+        Trace { began: Instant::now(), steps: RefCell::new(Vec::new()) }
+    }
+
+    /// The first 1,000 steps.
+    pub fn into_steps(self) -> Vec<Step> {
+        self.steps.into_inner()
+    }
+
+    pub(crate) fn step(&self, lua: &Lua, operation: String, arguments: &[Value], began: Instant, text_of: String) {
+        let mut steps = self.steps.borrow_mut();
+        if steps.len() >= STEPS_MAX {
+            return;
+        }
+        let key = arguments.first().and_then(|argument| text(lua, argument).ok().flatten()).unwrap_or_default();
+        let key = key.slice(..key.len().min(KEY_BYTES_MAX));
+        let at = began.duration_since(self.began);
+        steps.push(Step { operation, key, at, took: began.elapsed(), text: text_of });
+    }
+}
