@@ -8,7 +8,7 @@
 //! `require`, whose compiler knows no limits. Luau itself has no `io`, `load`, `dofile` or `string.dump`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use mlua::chunk::{ChunkMode, Compiler};
 use mlua::state::{GcIncParams, GcMode};
 use mlua::{BorrowedBytes, Function, Lua, LuaString, MultiValue, Table, Value, VmState};
 
-use crate::api::{Access, operations};
+use crate::api::pure::Bounds;
+use crate::api::{Access, operations, pure};
 use crate::budget::CpuBudget;
 use crate::text::{text, type_name};
 use crate::trouble::{PRELUDE, Trouble, library_invalid};
@@ -47,6 +48,7 @@ pub(crate) struct Machine {
     /// A call chose the random generator's seed.
     seeded: Arc<AtomicBool>,
     budget: Arc<CpuBudget>,
+    bounds: Arc<Bounds>,
 }
 
 impl Machine {
@@ -69,7 +71,7 @@ impl Machine {
         let gate = lua.create_table()?;
         let prelude =
             Compiler::new().set_optimization_level(2).set_debug_level(0).compile(include_str!("prelude.luau"))?;
-        let (bind, seed, unavailable): (Function, Function, Function) = lua
+        let (bind, seed, unavailable, wrap, place): (Function, Function, Function, Function, Function) = lua
             .load(prelude)
             .set_mode(ChunkMode::Binary)
             .set_name(format!("={PRELUDE}"))
@@ -84,12 +86,14 @@ impl Machine {
                 },
             }
         }
+        let budget = Arc::new(CpuBudget::new());
+        let bounds = Arc::new(Bounds { budget: Arc::clone(&budget), memory_bytes: AtomicUsize::new(0) });
+        pure::install(&lua, &globals, &wrap, &place, &bounds)?;
         lua.sandbox(true)?;
 
         let environment_metatable = lua.create_table_from([("__index", globals)])?;
         environment_metatable.raw_set("__metatable", "locked")?;
         environment_metatable.set_readonly(true);
-        let budget = Arc::new(CpuBudget::new());
         lua.set_interrupt({
             let budget = Arc::clone(&budget);
             move |_| match budget.is_exhausted() {
@@ -97,7 +101,7 @@ impl Machine {
                 true => Err(mlua::Error::runtime("out of CPU time")),
             }
         });
-        Ok(Machine { lua, gate, unavailable, environment_metatable, seed, seeded, budget })
+        Ok(Machine { lua, gate, unavailable, environment_metatable, seed, seeded, budget, bounds })
     }
 
     pub(crate) fn budget(&self) -> &CpuBudget {
@@ -116,6 +120,7 @@ impl Machine {
     /// Gives what runs from now on the limits of one call.
     pub(crate) fn begin(&self, limits: &Limits) -> mlua::Result<()> {
         self.budget.start(Duration::from_millis(limits.call_cpu_ms));
+        self.bounds.memory_bytes.store(limits.call_memory_bytes, Relaxed);
         self.lua.set_memory_limit(self.lua.used_memory() + limits.call_memory_bytes)?;
         if self.seeded.swap(false, Relaxed) {
             self.seed.call::<()>(unpredictable_seed())?;

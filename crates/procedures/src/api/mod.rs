@@ -1,10 +1,13 @@
-//! What a procedure may do to its shard: the modern API ([`kv`]) and Tokyo Tyrant's ([`tyrant`]).
+//! What a procedure may do to its shard: the modern API ([`kv`]) and Tokyo Tyrant's ([`tyrant`]); and what
+//! it finds that touches no keys ([`pure`]).
 //!
-//! Both are tables of [`Operation`]s. A machine binds each operation to a Lua function once; what a
+//! The first two are tables of [`Operation`]s. A machine binds each operation to a Lua function once; what a
 //! running call may touch, its [`Access`], is lent to them for as long as the call runs. Every operation
 //! checks its number of arguments, and that each key it names lies in the shard of the call.
 
+mod json;
 pub(crate) mod kv;
+pub(crate) mod pure;
 pub(crate) mod tyrant;
 
 use std::ops::RangeInclusive;
@@ -90,15 +93,7 @@ impl<'a, 'v> Access<'a, 'v> {
     }
 
     fn run(&mut self, operation: &Operation, lua: &Lua, arguments: &[Value]) -> Answer {
-        if !operation.arguments.contains(&arguments.len()) {
-            let (least, most) = (*operation.arguments.start(), *operation.arguments.end());
-            let expected = match (least, most) {
-                (1, 1) => "1 argument".to_owned(),
-                (least, most) if least == most => format!("{least} arguments"),
-                _ => format!("{least} to {most} arguments"),
-            };
-            return Err(Raised::Misuse(format!("expected {expected}, got {}", arguments.len())));
-        }
+        check_argument_count(&operation.arguments, arguments.len())?;
         (operation.run)(self, lua, arguments)
     }
 
@@ -159,6 +154,19 @@ impl From<mlua::Error> for Raised {
     fn from(error: mlua::Error) -> Self {
         Raised::Lua(error)
     }
+}
+
+fn check_argument_count(expected: &RangeInclusive<usize>, count: usize) -> Result<(), Raised> {
+    if expected.contains(&count) {
+        return Ok(());
+    }
+    let (least, most) = (*expected.start(), *expected.end());
+    let expected = match (least, most) {
+        (1, 1) => "1 argument".to_owned(),
+        (least, most) if least == most => format!("{least} arguments"),
+        _ => format!("{least} to {most} arguments"),
+    };
+    Err(Raised::Misuse(format!("expected {expected}, got {count}")))
 }
 
 /// The bytes of a string or number argument.

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod isolation;
+mod json;
 mod key_value;
 mod libraries;
 mod results;
