@@ -5,6 +5,7 @@
 //! running call may touch, its [`Access`], is lent to them for as long as the call runs. Every operation
 //! checks its number of arguments, and that each key it names lies in the shard of the call.
 
+mod crypto;
 mod json;
 pub(crate) mod kv;
 pub(crate) mod pure;

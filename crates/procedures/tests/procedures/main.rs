@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod crypto;
 mod hostile;
 mod isolation;
 mod json;
