@@ -71,11 +71,19 @@ impl Machine {
         let gate = lua.create_table()?;
         let prelude =
             Compiler::new().set_optimization_level(2).set_debug_level(0).compile(include_str!("prelude.luau"))?;
-        let (bind, seed, unavailable, wrap, place): (Function, Function, Function, Function, Function) = lua
-            .load(prelude)
-            .set_mode(ChunkMode::Binary)
-            .set_name(format!("={PRELUDE}"))
-            .call((&gate, &globals, lua.create_function(search)?, mark_seeded))?;
+        let (bind, seed, unavailable, wrap, place, finish): (
+            Function,
+            Function,
+            Function,
+            Function,
+            Function,
+            Function,
+        ) = lua.load(prelude).set_mode(ChunkMode::Binary).set_name(format!("={PRELUDE}")).call((
+            &gate,
+            &globals,
+            lua.create_function(search)?,
+            mark_seeded,
+        ))?;
         for (index, operation) in operations().enumerate() {
             let function: Function = bind.call((index, operation.returns))?;
             match operation.table {
@@ -89,6 +97,7 @@ impl Machine {
         let budget = Arc::new(CpuBudget::new());
         let bounds = Arc::new(Bounds { budget: Arc::clone(&budget), memory_bytes: AtomicUsize::new(0) });
         pure::install(&lua, &globals, &wrap, &place, &bounds)?;
+        finish.call::<()>(())?;
         lua.sandbox(true)?;
 
         let environment_metatable = lua.create_table_from([("__index", globals)])?;

@@ -1,4 +1,4 @@
-//! The modern API: `kv.*`, `now`, `log`.
+//! The modern API: `kv.*` and `now`.
 //!
 //! | call | result |
 //! | --- | --- |
@@ -13,7 +13,6 @@
 //! | `kv.scan(prefix[, {from=, limit=}])` | pairs `{key=, value=}` of the keys that begin with `prefix`, in byte order |
 //! | `kv.scan(start, {stop=[, from=, limit=]})` | the same for `start <= key < stop` |
 //! | `now()` | the shard's time, milliseconds since 1970; it never goes backwards |
-//! | `log(…)`, `print(…)` | nothing; writes to the node's log |
 //!
 //! Keys and values may be given as strings or numbers. What fails raises an error whose text begins
 //! with the reason, as in `KEY_TOO_LARGE: …`; `pcall` catches it.
@@ -37,8 +36,8 @@ use cirrus_proto::v1::IncrementRequest;
 use cirrus_proto::{Failure, Reason};
 use mlua::{Lua, Table, Value};
 
-use super::{Access, Answer, LOG_LINE_BYTES, Operation, Raised, check_budget, expect_text, one, prefix_end, string};
-use crate::text::{exact_integer, integer, text, type_name};
+use super::{Access, Answer, Operation, Raised, check_budget, expect_text, one, prefix_end, string};
+use crate::text::{exact_integer, integer, type_name};
 
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation { table: Some("kv"), name: "get", arguments: 1..=1, returns: 1, run: get },
@@ -51,11 +50,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation { table: Some("kv"), name: "incr", arguments: 1..=2, returns: 1, run: increment },
     Operation { table: Some("kv"), name: "scan", arguments: 1..=2, returns: 2, run: scan },
     Operation { table: None, name: "now", arguments: 0..=0, returns: 1, run: now },
-    Operation { table: None, name: "log", arguments: 0..=LOG_ARGUMENTS_MAX, returns: 1, run: log },
-    Operation { table: None, name: "print", arguments: 0..=LOG_ARGUMENTS_MAX, returns: 1, run: log },
 ];
-
-const LOG_ARGUMENTS_MAX: usize = 64;
 
 pub(super) fn get(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
@@ -209,33 +204,6 @@ fn push_pair(lua: &Lua, pairs: &Table, key: &[u8], value: &[u8]) -> mlua::Result
 
 fn now(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
     one(Value::Number(access.transaction.now_ms() as f64))
-}
-
-/// Writes strings, numbers, booleans and nil; of other values their type. It calls no `__tostring`: a
-/// line in the log is not worth running a script from here.
-fn log(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
-    let mut line = Vec::new();
-    for (index, argument) in arguments.iter().enumerate() {
-        if index > 0 {
-            line.push(b' ');
-        }
-        match argument {
-            Value::Nil => line.extend(b"nil"),
-            Value::Boolean(value) => line.extend(value.to_string().bytes()),
-            // Cut before it is copied.
-            Value::String(value) => line.extend(value.as_bytes().iter().take(LOG_LINE_BYTES)),
-            value => match text(lua, value)? {
-                Some(text) => line.extend(text),
-                None => line.extend(type_name(value).bytes()),
-            },
-        }
-        if line.len() > LOG_LINE_BYTES {
-            line.truncate(LOG_LINE_BYTES);
-            break;
-        }
-    }
-    access.log(&String::from_utf8_lossy(&line));
-    one(None)
 }
 
 /// What is stored beside a value.

@@ -1,4 +1,4 @@
-//! What a procedure may do to its shard: the modern API ([`kv`]) and Tokyo Tyrant's ([`tyrant`]); and what
+//! What a procedure may do to its shard: the modern API ([`kv`], [`log`]) and Tokyo Tyrant's ([`tyrant`]); and what
 //! it finds that touches no keys ([`pure`]).
 //!
 //! The first two are tables of [`Operation`]s. A machine binds each operation to a Lua function once; what a
@@ -8,6 +8,7 @@
 mod crypto;
 mod json;
 pub(crate) mod kv;
+mod log;
 pub(crate) mod pure;
 pub(crate) mod tyrant;
 
@@ -21,12 +22,6 @@ use mlua::{Lua, MultiValue, Value};
 use crate::KeyScope;
 use crate::budget::CpuBudget;
 use crate::text::{text, type_name};
-
-/// Most lines that one call may log.
-const LOG_LINES_MAX: usize = 100;
-
-/// Longest line that a call may log, bytes.
-const LOG_LINE_BYTES: usize = 1024;
 
 /// What the running call may touch.
 pub(crate) struct Access<'a, 'v> {
@@ -97,19 +92,6 @@ impl<'a, 'v> Access<'a, 'v> {
         check_argument_count(&operation.arguments, arguments.len())?;
         (operation.run)(self, lua, arguments)
     }
-
-    fn log(&mut self, line: &str) {
-        self.log_lines += 1;
-        match self.log_lines {
-            lines if lines <= LOG_LINES_MAX => {
-                tracing::info!(library = self.library, function = self.function, "{line}");
-            }
-            lines if lines == LOG_LINES_MAX + 1 => {
-                tracing::warn!(library = self.library, function = self.function, "further lines of this call dropped");
-            }
-            _ => {}
-        }
-    }
 }
 
 /// One function of an API.
@@ -118,14 +100,14 @@ pub(crate) struct Operation {
     pub(crate) table: Option<&'static str>,
     pub(crate) name: &'static str,
     pub(crate) arguments: RangeInclusive<usize>,
-    /// How many values it returns: 1 or 2.
+    /// How many values it returns: 1 or 2. 0: it belongs to the prelude, and answers the error to raise or nil.
     pub(crate) returns: u8,
     run: fn(&mut Access<'_, '_>, &Lua, &[Value]) -> Answer,
 }
 
 /// All operations; a bound function knows its own by its place here.
 pub(crate) fn operations() -> impl Iterator<Item = &'static Operation> {
-    kv::OPERATIONS.iter().chain(tyrant::OPERATIONS)
+    kv::OPERATIONS.iter().chain(log::OPERATIONS).chain(tyrant::OPERATIONS)
 }
 
 /// What an operation returns to the script; most leave the second value nil.

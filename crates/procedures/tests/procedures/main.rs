@@ -8,6 +8,7 @@ mod isolation;
 mod json;
 mod key_value;
 mod libraries;
+mod log;
 mod results;
 mod shard;
 mod tyrant;
