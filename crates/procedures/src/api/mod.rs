@@ -10,6 +10,7 @@ mod json;
 pub(crate) mod kv;
 mod log;
 pub(crate) mod pure;
+mod status;
 pub(crate) mod tyrant;
 
 use std::ops::RangeInclusive;
@@ -76,6 +77,10 @@ impl<'a, 'v> Access<'a, 'v> {
             Ok((first, second)) => return Ok((Value::Nil, first, second)),
             Err(Raised::Lua(error)) => return Err(error),
             Err(Raised::Misuse(problem)) => format!("{}: {problem}", operation.name),
+            Err(Raised::Status { text, failure }) => {
+                self.raised = Some((text.clone(), failure));
+                text
+            }
             Err(Raised::Failure(failure)) => {
                 let text = failure.to_string();
                 if failure.reason == Reason::Internal {
@@ -107,7 +112,7 @@ pub(crate) struct Operation {
 
 /// All operations; a bound function knows its own by its place here.
 pub(crate) fn operations() -> impl Iterator<Item = &'static Operation> {
-    kv::OPERATIONS.iter().chain(log::OPERATIONS).chain(tyrant::OPERATIONS)
+    kv::OPERATIONS.iter().chain(log::OPERATIONS).chain(status::OPERATIONS).chain(tyrant::OPERATIONS)
 }
 
 /// What an operation returns to the script; most leave the second value nil.
@@ -121,6 +126,8 @@ fn one(value: impl Into<Option<Value>>) -> Answer {
 pub(crate) enum Raised {
     /// The engine or the shard's scope refused it; the script may catch it.
     Failure(Failure),
+    /// The script raises it, and sees it as that text.
+    Status { text: String, failure: Failure },
     /// The script called it wrongly.
     Misuse(String),
     /// Out of memory or time.

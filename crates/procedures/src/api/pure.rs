@@ -59,7 +59,7 @@ impl Context {
             Err(Raised::Lua(mlua::Error::MemoryError(_))) => OUT_OF_MEMORY.to_owned(),
             Err(Raised::Lua(error)) => return Err(error),
             Err(Raised::Misuse(problem)) => format!("{}: {problem}", function.name),
-            Err(Raised::Failure(failure)) => failure.to_string(),
+            Err(Raised::Failure(failure) | Raised::Status { failure, .. }) => failure.to_string(),
         };
         Ok((Value::String(lua.create_string(text)?), Value::Nil, Value::Nil))
     }

@@ -11,4 +11,5 @@ mod libraries;
 mod log;
 mod results;
 mod shard;
+mod status;
 mod tyrant;
