@@ -53,7 +53,7 @@ impl std::error::Error for ClientError {}
 impl From<Failure> for ClientError {
     fn from(failure: Failure) -> Self {
         ClientError {
-            code: failure.reason.code(),
+            code: failure.code(),
             message: failure.message.clone(),
             outcome_unknown: false,
             failure: Some(failure),

@@ -83,7 +83,7 @@ impl ShardEvaluator {
             Err(failure) if failure.reason == Reason::Internal => return Err(failure),
             Err(failure) => {
                 let failure = v1::Failure {
-                    code: failure.reason.code().into(),
+                    code: failure.code().into(),
                     message: failure.message,
                     reason: failure.reason.as_str().to_owned(),
                     retry_after_ms: 0,

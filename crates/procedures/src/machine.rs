@@ -5,10 +5,11 @@
 //! makes its functions and variables anew, so nothing that one call assigns is there in the next.
 //!
 //! Not in the sandbox: `getfenv` and `setfenv`, which reach around the environment; `loadstring`, whose
-//! compiler knows no limits. `require` finds libraries that were pinned at the upload. Luau itself has no `io`, `load`, `dofile` or `string.dump`.
+//! compiler knows no limits. Luau itself has no `io`, `load`, `dofile` or `string.dump`. `require` finds
+//! libraries that were pinned at the upload.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,8 @@ use mlua::chunk::{ChunkMode, Compiler};
 use mlua::state::{GcIncParams, GcMode};
 use mlua::{BorrowedBytes, Function, Lua, LuaString, MultiValue, Table, Value, VmState};
 
-use crate::api::{Access, operations};
+use crate::api::pure::Bounds;
+use crate::api::{Access, operations, pure};
 use crate::budget::CpuBudget;
 use crate::library::{LibrarySource, Requirement};
 use crate::modules::Modules;
@@ -53,6 +55,7 @@ pub(crate) struct Machine {
     /// A call chose the random generator's seed.
     seeded: Arc<AtomicBool>,
     budget: Arc<CpuBudget>,
+    bounds: Arc<Bounds>,
 }
 
 impl Machine {
@@ -75,11 +78,14 @@ impl Machine {
         let gate = lua.create_table()?;
         let prelude =
             Compiler::new().set_optimization_level(2).set_debug_level(0).compile(include_str!("prelude.luau"))?;
-        let (bind, seed, unavailable, require_from): (Function, Function, Function, Function) = lua
-            .load(prelude)
-            .set_mode(ChunkMode::Binary)
-            .set_name(format!("={PRELUDE}"))
-            .call((&gate, &globals, lua.create_function(search)?, mark_seeded))?;
+        let prelude: Table = lua.load(prelude).set_mode(ChunkMode::Binary).set_name(format!("={PRELUDE}")).call((
+            &gate,
+            &globals,
+            lua.create_function(search)?,
+            mark_seeded,
+        ))?;
+        let function = |name: &str| prelude.raw_get::<Function>(name);
+        let (bind, require_from) = (function("bind")?, function("require_from")?);
         for (index, operation) in operations().enumerate() {
             let function: Function = bind.call((index, operation.returns))?;
             match operation.table {
@@ -91,12 +97,15 @@ impl Machine {
             }
         }
         let requires_nothing = require_from.call((lua.create_table()?, lua.create_table_from([("missing", true)])?))?;
+        let budget = Arc::new(CpuBudget::new());
+        let bounds = Arc::new(Bounds { budget: Arc::clone(&budget), memory_bytes: AtomicUsize::new(0) });
+        pure::install(&lua, &globals, &function("wrap")?, &function("place")?, &bounds)?;
+        function("finish")?.call::<()>(())?;
         lua.sandbox(true)?;
 
         let environment_metatable = lua.create_table_from([("__index", globals)])?;
         environment_metatable.raw_set("__metatable", "locked")?;
         environment_metatable.set_readonly(true);
-        let budget = Arc::new(CpuBudget::new());
         lua.set_interrupt({
             let budget = Arc::clone(&budget);
             move |_| match budget.is_exhausted() {
@@ -105,15 +114,16 @@ impl Machine {
             }
         });
         Ok(Machine {
-            lua,
             gate,
-            unavailable,
+            unavailable: function("unavailable")?,
             environment_metatable,
-            seed,
+            seed: function("seed")?,
             require_from,
             requires_nothing,
             seeded,
             budget,
+            bounds,
+            lua,
         })
     }
 
@@ -133,6 +143,7 @@ impl Machine {
     /// Gives what runs from now on the limits of one call.
     pub(crate) fn begin(&self, limits: &Limits) -> mlua::Result<()> {
         self.budget.start(Duration::from_millis(limits.call_cpu_ms));
+        self.bounds.memory_bytes.store(limits.call_memory_bytes, Relaxed);
         self.lua.set_memory_limit(self.lua.used_memory() + limits.call_memory_bytes)?;
         if self.seeded.swap(false, Relaxed) {
             self.seed.call::<()>(unpredictable_seed())?;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{Advice, Reason};
+use crate::{Advice, PROCEDURE_CODES, Reason, code_name};
 
 /// The `domain` of every failure's ErrorInfo.
 pub const ERROR_DOMAIN: &str = "cirrus";
@@ -64,6 +64,16 @@ impl Failure {
         self
     }
 
+    /// The gRPC status code: that of the reason, but of a procedure's error the one that the procedure chose,
+    /// which is its metadata `code`.
+    pub fn code(&self) -> Code {
+        let chosen = match (self.reason, self.metadata.get("code")) {
+            (Reason::ProcedureFailed, Some(name)) => PROCEDURE_CODES.iter().find(|code| code_name(**code) == name),
+            _ => None,
+        };
+        chosen.copied().unwrap_or_else(|| self.reason.code())
+    }
+
     /// What the sender should do.
     pub fn advice(&self) -> Advice {
         self.reason.advice()
@@ -95,6 +105,7 @@ impl std::error::Error for Failure {}
 
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Status {
+        let code = failure.code();
         let mut details = ErrorDetails::new();
         if let Some(delay) = failure.retry_after {
             details.set_retry_info(Some(delay));
@@ -104,7 +115,7 @@ impl From<Failure> for Status {
         }
         let metadata: std::collections::HashMap<String, String> = failure.metadata.into_iter().collect();
         details.set_error_info(failure.reason.as_str(), ERROR_DOMAIN, metadata);
-        Status::with_error_details(failure.reason.code(), failure.message, details)
+        Status::with_error_details(code, failure.message, details)
     }
 }
 
@@ -118,6 +129,18 @@ mod tests {
         let status = Status::from(failure.clone());
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         assert_eq!(Failure::from_status(&status), Some(failure));
+    }
+
+    #[test]
+    fn a_procedure_chooses_its_code_and_only_among_some() {
+        let chosen = Failure::new(Reason::ProcedureFailed, "x").with("code", "NOT_FOUND");
+        let status = Status::from(chosen.clone());
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(Failure::from_status(&status), Some(chosen));
+        for other in ["UNAVAILABLE", "OK", "", "not_found"] {
+            assert_eq!(Failure::new(Reason::ProcedureFailed, "x").with("code", other).code(), Code::Aborted);
+        }
+        assert_eq!(Failure::new(Reason::KeyEmpty, "x").with("code", "NOT_FOUND").code(), Code::InvalidArgument);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub mod reason;
 pub mod routing;
 
 pub use failure::Failure;
-pub use reason::{Advice, Reason, code_name};
+pub use reason::{Advice, PROCEDURE_CODES, Reason, code_name};
 
 /// The public API, package `cirrus.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

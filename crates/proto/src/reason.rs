@@ -123,6 +123,20 @@ reasons! {
     Internal = "INTERNAL", Internal, Report;
 }
 
+/// The status codes that a procedure may fail with: those that speak of the request, and not of the service.
+pub const PROCEDURE_CODES: &[Code] = &[
+    Code::InvalidArgument,
+    Code::NotFound,
+    Code::AlreadyExists,
+    Code::PermissionDenied,
+    Code::ResourceExhausted,
+    Code::FailedPrecondition,
+    Code::Aborted,
+    Code::OutOfRange,
+    Code::Unimplemented,
+    Code::Unauthenticated,
+];
+
 /// The code's name as google.rpc.Code spells it.
 pub const fn code_name(code: Code) -> &'static str {
     match code {

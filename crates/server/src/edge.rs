@@ -149,7 +149,7 @@ fn command_failure(failure: CommandFailure) -> Failure {
 pub(crate) fn code_of<T>(outcome: &Result<T, Failure>) -> Code {
     match outcome {
         Ok(_) => Code::Ok,
-        Err(failure) => failure.reason.code(),
+        Err(failure) => failure.code(),
     }
 }
 

@@ -1,21 +1,28 @@
-//! The modern API: `kv.*`, `now`, `log`.
+//! The modern API: `kv.*` and `now`.
 //!
 //! | call | result |
 //! | --- | --- |
 //! | `kv.get(key)` | the value, a string; nil where there is none |
-//! | `kv.put(key, value[, {ttl_ms=, flags=}])` | true |
+//! | `kv.put(key, value[, {ttl_ms=, flags=, if_version=, if_absent=}])` | whether it was stored: false where a condition does not hold |
+//! | `kv.cas(key, expected, value[, {ttl_ms=, flags=}])` | whether it was stored: the value was `expected`, or, where that is nil, there was none |
+//! | `kv.append(key, tail)` | the value's new size, bytes; expiry and flags stay |
+//! | `kv.version(key)` | the revision that wrote the value; 0 where there is none |
+//! | `kv.ttl(key)` | milliseconds left; -1 for a value that stays, nil where there is none |
 //! | `kv.delete(key)` | whether there was a value |
 //! | `kv.incr(key[, delta])` | the sum |
 //! | `kv.scan(prefix[, {from=, limit=}])` | pairs `{key=, value=}` of the keys that begin with `prefix`, in byte order |
 //! | `kv.scan(start, {stop=[, from=, limit=]})` | the same for `start <= key < stop` |
 //! | `now()` | the shard's time, milliseconds since 1970; it never goes backwards |
-//! | `log(…)`, `print(…)` | nothing; writes to the node's log |
 //!
 //! Keys and values may be given as strings or numbers. What fails raises an error whose text begins
 //! with the reason, as in `KEY_TOO_LARGE: …`; `pcall` catches it.
 //!
 //! `kv.incr` adds in signed 64 bits, as `KeyValue.Increment` does. A Lua number is a double and exact only
-//! up to 2^53, so a sum beyond that is returned as decimal text; a delta may be given as text, too.
+//! up to 2^53, so a sum beyond that is returned as decimal text; a delta may be given as text, too. Versions
+//! likewise.
+//!
+//! A stored value without `ttl_ms` stays, also where the one before would have expired; only `kv.append` and
+//! `kv.incr` keep what the value had. `if_version` 0 holds where there is no value, as `kv.version` has it.
 //!
 //! `kv.scan` sees the keys of the call's shard and no others. It returns at most `limit` pairs (by
 //! default, and at most, the node's scan page) and at most a page of bytes; where pairs are left, its
@@ -29,21 +36,21 @@ use cirrus_proto::v1::IncrementRequest;
 use cirrus_proto::{Failure, Reason};
 use mlua::{Lua, Table, Value};
 
-use super::{Access, Answer, LOG_LINE_BYTES, Operation, Raised, check_budget, expect_text, one, prefix_end, string};
-use crate::text::{exact_integer, integer, text, type_name};
+use super::{Access, Answer, Operation, Raised, check_budget, expect_text, one, prefix_end, string};
+use crate::text::{exact_integer, integer, type_name};
 
 pub(crate) const OPERATIONS: &[Operation] = &[
     Operation { table: Some("kv"), name: "get", arguments: 1..=1, returns: 1, run: get },
     Operation { table: Some("kv"), name: "put", arguments: 2..=3, returns: 1, run: put },
+    Operation { table: Some("kv"), name: "cas", arguments: 3..=4, returns: 1, run: compare_and_set },
+    Operation { table: Some("kv"), name: "append", arguments: 2..=2, returns: 1, run: append },
+    Operation { table: Some("kv"), name: "version", arguments: 1..=1, returns: 1, run: version },
+    Operation { table: Some("kv"), name: "ttl", arguments: 1..=1, returns: 1, run: ttl },
     Operation { table: Some("kv"), name: "delete", arguments: 1..=1, returns: 1, run: delete },
     Operation { table: Some("kv"), name: "incr", arguments: 1..=2, returns: 1, run: increment },
     Operation { table: Some("kv"), name: "scan", arguments: 1..=2, returns: 2, run: scan },
     Operation { table: None, name: "now", arguments: 0..=0, returns: 1, run: now },
-    Operation { table: None, name: "log", arguments: 0..=LOG_ARGUMENTS_MAX, returns: 1, run: log },
-    Operation { table: None, name: "print", arguments: 0..=LOG_ARGUMENTS_MAX, returns: 1, run: log },
 ];
-
-const LOG_ARGUMENTS_MAX: usize = 64;
 
 pub(super) fn get(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
@@ -56,19 +63,74 @@ pub(super) fn get(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -
 fn put(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
     let value = expect_text(lua, "value", &arguments[1])?;
-    let (mut expires_at_ms, mut flags) = (0, 0);
+    let (mut stored_as, mut if_version, mut if_absent) = (StoredAs::default(), None, false);
     for (name, option) in options(arguments.get(2))? {
-        match &*name {
-            "ttl_ms" => {
-                let ttl_ms = whole(&name, &option, 1..=i64::MAX)?;
-                expires_at_ms = access.transaction.now_ms().saturating_add(ttl_ms as u64);
+        match (&*name, &option) {
+            ("if_version", _) => if_version = Some(whole(&name, &option, 0..=i64::MAX)? as u64),
+            ("if_absent", Value::Boolean(wanted)) => if_absent = *wanted,
+            ("if_absent", other) => {
+                return Err(Raised::Misuse(format!("if_absent must be a boolean, got {}", type_name(other))));
             }
-            "flags" => flags = whole(&name, &option, 0..=i64::from(u32::MAX))? as u32,
-            _ => return Err(unknown_option(&name)),
+            _ => stored_as.read(access, &name, &option)?,
         }
     }
-    access.transaction.put(key, value, expires_at_ms, flags)?;
+    if if_absent || if_version.is_some() {
+        let found = access.transaction.get(&key)?.map_or(0, |found| found.version);
+        if (if_absent && found != 0) || if_version.is_some_and(|wanted| wanted != found) {
+            return one(Value::Boolean(false));
+        }
+    }
+    access.transaction.put(key, value, stored_as.expires_at_ms, stored_as.flags)?;
     one(Value::Boolean(true))
+}
+
+fn compare_and_set(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+    let key = access.key(lua, &arguments[0])?;
+    let expected = match &arguments[1] {
+        Value::Nil => None,
+        value => Some(expect_text(lua, "expected", value)?),
+    };
+    let value = expect_text(lua, "value", &arguments[2])?;
+    let mut stored_as = StoredAs::default();
+    for (name, option) in options(arguments.get(3))? {
+        stored_as.read(access, &name, &option)?;
+    }
+    let holds = access.transaction.get(&key)?.map(|found| found.value) == expected;
+    if holds {
+        access.transaction.put(key, value, stored_as.expires_at_ms, stored_as.flags)?;
+    }
+    one(Value::Boolean(holds))
+}
+
+fn append(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+    let key = access.key(lua, &arguments[0])?;
+    let tail = expect_text(lua, "tail", &arguments[1])?;
+    let (value, expires_at_ms, flags) = match access.transaction.get(&key)? {
+        Some(found) => (Bytes::from([found.value, tail].concat()), found.expires_at_ms, found.flags),
+        None => (tail, 0, 0),
+    };
+    let size = value.len() as i64;
+    access.transaction.put(key, value, expires_at_ms, flags)?;
+    one(Value::Integer(size))
+}
+
+fn version(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+    let key = access.key(lua, &arguments[0])?;
+    let version = access.transaction.get(&key)?.map_or(0, |found| found.version);
+    one(exact_integer(lua, i64::try_from(version).unwrap_or(i64::MAX))?)
+}
+
+fn ttl(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+    let key = access.key(lua, &arguments[0])?;
+    let left = match access.transaction.get(&key)? {
+        None => return one(None),
+        Some(found) if found.expires_at_ms == 0 => -1,
+        Some(found) => {
+            let left = found.expires_at_ms.saturating_sub(access.transaction.now_ms());
+            i64::try_from(left).unwrap_or(i64::MAX)
+        }
+    };
+    one(exact_integer(lua, left)?)
 }
 
 fn delete(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
@@ -144,31 +206,27 @@ fn now(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer 
     one(Value::Number(access.transaction.now_ms() as f64))
 }
 
-/// Writes strings, numbers, booleans and nil; of other values their type. It calls no `__tostring`: a
-/// line in the log is not worth running a script from here.
-fn log(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
-    let mut line = Vec::new();
-    for (index, argument) in arguments.iter().enumerate() {
-        if index > 0 {
-            line.push(b' ');
+/// What is stored beside a value.
+#[derive(Default)]
+struct StoredAs {
+    /// 0: never.
+    expires_at_ms: u64,
+    flags: u32,
+}
+
+impl StoredAs {
+    /// Takes in one option of a call.
+    fn read(&mut self, access: &Access<'_, '_>, name: &str, option: &Value) -> Result<(), Raised> {
+        match name {
+            "ttl_ms" => {
+                let ttl_ms = whole(name, option, 1..=i64::MAX)?;
+                self.expires_at_ms = access.transaction.now_ms().saturating_add(ttl_ms as u64);
+            }
+            "flags" => self.flags = whole(name, option, 0..=i64::from(u32::MAX))? as u32,
+            _ => return Err(unknown_option(name)),
         }
-        match argument {
-            Value::Nil => line.extend(b"nil"),
-            Value::Boolean(value) => line.extend(value.to_string().bytes()),
-            // Cut before it is copied.
-            Value::String(value) => line.extend(value.as_bytes().iter().take(LOG_LINE_BYTES)),
-            value => match text(lua, value)? {
-                Some(text) => line.extend(text),
-                None => line.extend(type_name(value).bytes()),
-            },
-        }
-        if line.len() > LOG_LINE_BYTES {
-            line.truncate(LOG_LINE_BYTES);
-            break;
-        }
+        Ok(())
     }
-    access.log(&String::from_utf8_lossy(&line));
-    one(None)
 }
 
 /// The named options of a call. A name that nothing knows is refused by the caller: a misspelt `ttl_ms`

@@ -1,10 +1,16 @@
-//! What a procedure may do to its shard: the modern API ([`kv`]) and Tokyo Tyrant's ([`tyrant`]).
+//! What a procedure may do to its shard: the modern API ([`kv`], [`log`]) and Tokyo Tyrant's ([`tyrant`]); and what
+//! it finds that touches no keys ([`pure`]).
 //!
-//! Both are tables of [`Operation`]s. A machine binds each operation to a Lua function once; what a
+//! The first two are tables of [`Operation`]s. A machine binds each operation to a Lua function once; what a
 //! running call may touch, its [`Access`], is lent to them for as long as the call runs. Every operation
 //! checks its number of arguments, and that each key it names lies in the shard of the call.
 
+mod crypto;
+mod json;
 pub(crate) mod kv;
+mod log;
+pub(crate) mod pure;
+mod status;
 pub(crate) mod tyrant;
 
 use std::ops::RangeInclusive;
@@ -19,12 +25,6 @@ use crate::KeyScope;
 use crate::budget::CpuBudget;
 use crate::text::{text, type_name};
 use crate::trace::Trace;
-
-/// Most lines that one call may log.
-const LOG_LINES_MAX: usize = 100;
-
-/// Longest line that a call may log, bytes.
-const LOG_LINE_BYTES: usize = 1024;
 
 /// What the running call may touch.
 pub(crate) struct Access<'a, 'v> {
@@ -97,6 +97,7 @@ impl<'a, 'v> Access<'a, 'v> {
             let text = match &outcome {
                 Ok(_) => std::mem::take(&mut self.logged),
                 Err(Raised::Failure(failure)) => failure.to_string(),
+                Err(Raised::Status { text, .. }) => text.clone(),
                 Err(Raised::Misuse(problem)) => problem.clone(),
                 Err(Raised::Lua(error)) => error.to_string(),
             };
@@ -106,6 +107,10 @@ impl<'a, 'v> Access<'a, 'v> {
             Ok((first, second)) => return Ok((Value::Nil, first, second)),
             Err(Raised::Lua(error)) => return Err(error),
             Err(Raised::Misuse(problem)) => format!("{}: {problem}", operation.name),
+            Err(Raised::Status { text, failure }) => {
+                self.raised = Some((text.clone(), failure));
+                text
+            }
             Err(Raised::Failure(failure)) => {
                 let text = failure.to_string();
                 if failure.reason == Reason::Internal {
@@ -119,32 +124,8 @@ impl<'a, 'v> Access<'a, 'v> {
     }
 
     fn run(&mut self, operation: &Operation, lua: &Lua, arguments: &[Value]) -> Answer {
-        if !operation.arguments.contains(&arguments.len()) {
-            let (least, most) = (*operation.arguments.start(), *operation.arguments.end());
-            let expected = match (least, most) {
-                (1, 1) => "1 argument".to_owned(),
-                (least, most) if least == most => format!("{least} arguments"),
-                _ => format!("{least} to {most} arguments"),
-            };
-            return Err(Raised::Misuse(format!("expected {expected}, got {}", arguments.len())));
-        }
+        check_argument_count(&operation.arguments, arguments.len())?;
         (operation.run)(self, lua, arguments)
-    }
-
-    fn log(&mut self, line: &str) {
-        if self.trace.is_some() {
-            line.clone_into(&mut self.logged);
-        }
-        self.log_lines += 1;
-        match self.log_lines {
-            lines if lines <= LOG_LINES_MAX => {
-                tracing::info!(library = self.library, function = self.function, "{line}");
-            }
-            lines if lines == LOG_LINES_MAX + 1 => {
-                tracing::warn!(library = self.library, function = self.function, "further lines of this call dropped");
-            }
-            _ => {}
-        }
     }
 }
 
@@ -154,7 +135,7 @@ pub(crate) struct Operation {
     pub(crate) table: Option<&'static str>,
     pub(crate) name: &'static str,
     pub(crate) arguments: RangeInclusive<usize>,
-    /// How many values it returns: 1 or 2.
+    /// How many values it returns: 1 or 2. 0: it belongs to the prelude, and answers the error to raise or nil.
     pub(crate) returns: u8,
     run: fn(&mut Access<'_, '_>, &Lua, &[Value]) -> Answer,
 }
@@ -163,15 +144,15 @@ impl Operation {
     /// As scripts write it.
     fn full_name(&self) -> String {
         match self.table {
+            None | Some("prelude") => self.name.to_owned(),
             Some(table) => format!("{table}.{}", self.name),
-            None => self.name.to_owned(),
         }
     }
 }
 
 /// All operations; a bound function knows its own by its place here.
 pub(crate) fn operations() -> impl Iterator<Item = &'static Operation> {
-    kv::OPERATIONS.iter().chain(tyrant::OPERATIONS)
+    kv::OPERATIONS.iter().chain(log::OPERATIONS).chain(status::OPERATIONS).chain(tyrant::OPERATIONS)
 }
 
 /// What an operation returns to the script; most leave the second value nil.
@@ -185,6 +166,8 @@ fn one(value: impl Into<Option<Value>>) -> Answer {
 pub(crate) enum Raised {
     /// The engine or the shard's scope refused it; the script may catch it.
     Failure(Failure),
+    /// The script raises it, and sees it as that text.
+    Status { text: String, failure: Failure },
     /// The script called it wrongly.
     Misuse(String),
     /// Out of memory or time.
@@ -201,6 +184,19 @@ impl From<mlua::Error> for Raised {
     fn from(error: mlua::Error) -> Self {
         Raised::Lua(error)
     }
+}
+
+fn check_argument_count(expected: &RangeInclusive<usize>, count: usize) -> Result<(), Raised> {
+    if expected.contains(&count) {
+        return Ok(());
+    }
+    let (least, most) = (*expected.start(), *expected.end());
+    let expected = match (least, most) {
+        (1, 1) => "1 argument".to_owned(),
+        (least, most) if least == most => format!("{least} arguments"),
+        _ => format!("{least} to {most} arguments"),
+    };
+    Err(Raised::Misuse(format!("expected {expected}, got {count}")))
 }
 
 /// The bytes of a string or number argument.

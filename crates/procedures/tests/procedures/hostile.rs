@@ -190,6 +190,19 @@ fn a_caught_memory_error_leaves_a_sound_runtime() {
 }
 
 #[test]
+fn integer_arithmetic_does_not_trap() {
+    let mut shard = Shard::new();
+    for function in ["div", "idiv", "rem", "mod", "udiv", "urem"] {
+        for divisor in [-1, 0] {
+            // An error or a wrapped result, both are fine; the processor's trap would end the node.
+            let least = "integer.fromstring('-9223372036854775808')";
+            let body = format!("pcall(integer.{function}, {least}, integer.create({divisor})) return 'alive'");
+            assert_eq!(shard.run(&body).unwrap(), "alive");
+        }
+    }
+}
+
+#[test]
 fn deep_recursion_is_an_error() {
     each_fails(
         &[Reason::ProcedureFailed, Reason::CallMemory, Reason::CallTimeout],

@@ -61,6 +61,61 @@ fn options_set_expiry_and_flags() {
 }
 
 #[test]
+fn conditions_decide_whether_something_is_stored() {
+    let cases = [
+        ("return tostring(kv.put('a', 1, {if_version = 7}))", "false"),
+        ("return tostring(kv.get('a'))", "nil"),
+        ("return kv.version('a')", "0"),
+        ("return kv.put('a', 1, {if_absent = true})", "true"),
+        ("return tostring(kv.put('a', 2, {if_absent = true}))", "false"),
+        ("return tostring(kv.put('a', 2, {if_version = 0}))", "false"),
+        ("return kv.get('a')", "1"),
+        ("return kv.put('a', 2, {if_absent = false})", "true"),
+        ("return kv.put('a', 3, {if_version = kv.version('a')})", "true"),
+        ("return kv.put('a', 4, {if_version = tostring(kv.version('a')), if_absent = false})", "true"),
+        ("return tostring(kv.put('a', 5, {if_version = kv.version('a'), if_absent = true}))", "false"),
+        ("return tostring(kv.put('a', 5, {if_version = kv.version('a') + 1}))", "false"),
+        ("local before = kv.version('a') kv.put('a', 5) return kv.version('a') - before", "1"),
+        ("return kv.put('none', 1, {if_version = 0})", "true"),
+        ("return tostring(kv.cas('a', 4, 6))", "false"),
+        ("return tostring(kv.cas('a', nil, 6))", "false"),
+        ("return kv.cas('a', 5, 6) and kv.get('a')", "6"),
+        ("return kv.cas('b', nil, 'x') and kv.get('b')", "x"),
+        ("return tostring(kv.cas('c', '', 'x'))", "false"),
+        ("return kv.append('c', 'ab') .. kv.append('c', 12) .. kv.get('c')", "24ab12"),
+        ("return tostring(kv.ttl('nothing'))", "nil"),
+        ("return kv.ttl('a')", "-1"),
+        ("kv.put('d', 1, {ttl_ms = 500}) return kv.ttl('d')", "500"),
+        ("kv.put('d', 1, {ttl_ms = '9223372036854775807'}) return kv.ttl('d')", "9223372036854775807"),
+        ("return type(kv.ttl('d'))", "string"),
+        ("return tonumber(kv.get('a')) + select('#', kv.get('a')) + select('#', kv.version('a'))", "8"),
+    ];
+    let mut shard = Shard::new();
+    for (body, expected) in cases {
+        assert_eq!(shard.run(body).as_deref(), Ok(expected), "{body}");
+    }
+}
+
+#[test]
+fn what_is_stored_beside_a_value_stays_with_append_and_goes_with_cas() {
+    let mut shard = Shard::new();
+    shard.run("kv.put('a', 1, {ttl_ms = 500, flags = 7}) return kv.append('a', 2)").unwrap();
+    let value = shard.value(b"a").unwrap();
+    assert_eq!((&*value.value, value.expires_at_ms, value.flags), (&b"12"[..], 1_000_500, 7));
+    shard.run("return kv.cas('a', '12', 3, {ttl_ms = 100, flags = 9})").unwrap();
+    let value = shard.value(b"a").unwrap();
+    assert_eq!((value.expires_at_ms, value.flags), (1_000_100, 9));
+    shard.run("return kv.cas('a', 3, 4)").unwrap();
+    let value = shard.value(b"a").unwrap();
+    assert_eq!((value.expires_at_ms, value.flags), (0, 0));
+    shard.run("return kv.put('a', 1, {ttl_ms = 500})").unwrap();
+    shard.advance_clock(500);
+    let body =
+        "return tostring(kv.ttl('a')) .. kv.version('a') .. tostring(kv.cas('a', nil, 'new')) .. kv.append('a', '!')";
+    assert_eq!(shard.run(body).unwrap(), "nil0true4", "what expired is not there");
+}
+
+#[test]
 fn misuse_is_an_error_that_names_the_callers_line() {
     let cases = [
         ("kv.get()", "get: expected 1 argument, got 0"),
@@ -77,6 +132,14 @@ fn misuse_is_an_error_that_names_the_callers_line() {
         ("kv.incr('a', {})", "incr: delta must be a whole number of 64 bits, got table"),
         ("kv.incr('a', '9223372036854775808')", "incr: delta must be a whole number of 64 bits, got string"),
         ("kv.scan()", "scan: expected 1 to 2 arguments, got 0"),
+        ("kv.put('a', 1, {if_absent = 1})", "put: if_absent must be a boolean, got number"),
+        ("kv.put('a', 1, {if_version = 'x'})", "put: if_version must be a whole number, got string"),
+        ("kv.cas('a', 1)", "cas: expected 3 to 4 arguments, got 2"),
+        ("kv.cas('a', {}, 1)", "cas: expected must be a string or a number, got table"),
+        ("kv.cas('a', 1, nil)", "cas: value must be a string or a number, got nil"),
+        ("kv.cas('a', 1, 2, {if_absent = true})", "cas: there is no option if_absent"),
+        ("kv.append('a', nil)", "append: tail must be a string or a number, got nil"),
+        ("kv.ttl(false)", "ttl: key must be a string or a number, got boolean"),
         ("now(1)", "now: expected 0 arguments, got 1"),
     ];
     let mut shard = Shard::new();
@@ -96,6 +159,10 @@ fn a_failed_operation_keeps_its_reason_unless_it_is_caught() {
         ("kv.put('a', 'x') kv.incr('a', 1)", Reason::NotANumber),
         ("kv.put('a', '9223372036854775807') kv.incr('a', 1)", Reason::IntegerOverflow),
         ("kv.put('a', 1, {flags = -1})", Reason::InvalidField),
+        ("kv.put('a', 1, {if_version = -1})", Reason::InvalidField),
+        ("kv.append('a', ('v'):rep(600000)) kv.append('a', ('v'):rep(600000))", Reason::ValueTooLarge),
+        ("kv.cas('elsewhere', nil, 1)", Reason::CrossShard),
+        ("kv.version('elsewhere')", Reason::CrossShard),
         ("kv.scan('', {limit = 1001})", Reason::InvalidField),
         ("kv.put('elsewhere', 1)", Reason::CrossShard),
         ("kv.get('elsewhere')", Reason::CrossShard),

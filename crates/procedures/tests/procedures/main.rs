@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod crypto;
 mod hostile;
 mod isolation;
+mod json;
 mod key_value;
 mod libraries;
+mod log;
 mod results;
 mod shard;
+mod status;
 mod tyrant;

@@ -122,7 +122,7 @@ pub(super) fn response_of_reply(reply: reply::Kind) -> Option<Response> {
 /// A failed request's answer.
 pub(super) fn response_of_failure(failure: Failure) -> Response {
     Response::Failure(v1::Failure {
-        code: failure.reason.code() as i32,
+        code: failure.code() as i32,
         message: failure.message,
         reason: failure.reason.as_str().to_owned(),
         retry_after_ms: failure.retry_after.map_or(0, |delay| delay.as_millis() as u64),
