@@ -286,6 +286,13 @@ pub(crate) enum ProcedureCommand {
         #[arg(value_name = "LIB[@VERSION]")]
         library: LibraryName,
     },
+    /// List the calls that run now, on all nodes, the longest first.
+    Running,
+    /// End a running call; it leaves no effect.
+    Kill {
+        /// As `proc running` lists it.
+        call: String,
+    },
     /// Run a function and print its result.
     Call {
         /// library.function, or library@version.function

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, CallRequest, CallResponse, DeleteLibraryRequest,
-    GetLibraryRequest, GetLibraryResponse, Library, ListLibrariesRequest, ListLibraryVersionsRequest,
-    ListLibraryVersionsResponse, RollbackLibraryRequest, RollbackLibraryResponse, StatusRequest, StatusResponse,
-    UploadLibraryRequest, UploadLibraryResponse,
+    GetLibraryRequest, GetLibraryResponse, KillCallRequest, Library, ListLibrariesRequest, ListLibraryVersionsRequest,
+    ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse, RollbackLibraryRequest,
+    RollbackLibraryResponse, StatusRequest, StatusResponse, UploadLibraryRequest, UploadLibraryResponse,
 };
 use tonic::Code;
 
@@ -86,6 +86,16 @@ impl Client {
     pub async fn delete_library(&self, name: impl Into<String>, version: u64) -> Result<bool, ClientError> {
         let request = DeleteLibraryRequest { name: name.into(), version, request_id: None };
         Ok(self.execute(request).await?.deleted)
+    }
+
+    /// The calls that run now, on all nodes.
+    pub async fn list_running_calls(&self) -> Result<ListRunningCallsResponse, ClientError> {
+        self.execute(ListRunningCallsRequest {}).await
+    }
+
+    /// Kills a call that [`Client::list_running_calls`] named. False where it had ended.
+    pub async fn kill_call(&self, call_id: impl Into<String>) -> Result<bool, ClientError> {
+        Ok(self.execute(KillCallRequest { call_id: call_id.into() }).await?.killed)
     }
 
     /// The cluster as some node sees it.

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use cirrus_proto::v1::{
-    ActivateLibraryRequest, ActivateLibraryResponse, ListLibraryVersionsRequest, ListLibraryVersionsResponse,
-    RollbackLibraryRequest, RollbackLibraryResponse,
+    ActivateLibraryRequest, ActivateLibraryResponse, KillCallRequest, KillCallResponse, ListLibraryVersionsRequest,
+    ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse, RollbackLibraryRequest,
+    RollbackLibraryResponse,
 };
 use cirrus_proto::v1::{
     BatchRequest, BatchResponse, CallRequest, CallResponse, DeleteLibraryRequest, DeleteLibraryResponse, DeleteRequest,
@@ -83,6 +84,9 @@ unary!(write RollbackLibraryRequest => RollbackLibraryResponse, "/cirrus.v1.Proc
 unary!(read ListLibraryVersionsRequest => ListLibraryVersionsResponse, "/cirrus.v1.Procedures/ListLibraryVersions", |_| {
     Route::Catalog
 });
+unary!(read ListRunningCallsRequest => ListRunningCallsResponse, "/cirrus.v1.Procedures/ListRunningCalls", |_| Route::Any);
+// Changes nothing that a second attempt would change again: an id names one call.
+unary!(read KillCallRequest => KillCallResponse, "/cirrus.v1.Procedures/KillCall", |_| Route::Any);
 unary!(read ListLibrariesRequest => ListLibrariesResponse, "/cirrus.v1.Procedures/ListLibraries", |_| Route::Catalog);
 unary!(read GetLibraryRequest => GetLibraryResponse, "/cirrus.v1.Procedures/GetLibrary", |_| Route::Catalog);
 unary!(read StatusRequest => StatusResponse, "/cirrus.v1.Cluster/Status", |_| Route::Any);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cirrus_engine::sessions::{self, Admission};
 use cirrus_engine::{Transaction, evaluate};
-use cirrus_procedures::{CallOutcome, Invocation, KeyScope, LibrarySource, Runtime, Trace};
+use cirrus_procedures::{CallControl, CallOutcome, Invocation, KeyScope, LibrarySource, Runtime, Trace};
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
 use cirrus_proto::limits::Limits;
@@ -37,7 +37,12 @@ pub(crate) struct ShardEvaluator {
 
 impl ShardEvaluator {
     pub(crate) fn new(shard_id: u32, limits: Limits, catalog: Arc<CatalogHandle>, metrics: CallMetrics) -> Self {
-        ShardEvaluator { shard_id, runtime: Runtime::new(limits), catalog, metrics }
+        ShardEvaluator { shard_id, runtime: Runtime::new(limits, rand::random()), catalog, metrics }
+    }
+
+    /// Watches the call that it runs.
+    pub(crate) fn control(&self) -> Arc<CallControl> {
+        self.runtime.control()
     }
 
     fn run(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {

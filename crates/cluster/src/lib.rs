@@ -25,6 +25,7 @@ mod node;
 mod placement;
 mod procedure_name;
 mod query;
+mod running_calls;
 mod status;
 mod sweep;
 

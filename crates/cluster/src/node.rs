@@ -19,6 +19,7 @@ use crate::catalog_view::CatalogHandle;
 use crate::evaluator::{CATALOG_SHARD, ShardEvaluator};
 use crate::forward::Forwarder;
 use crate::query::run_query;
+use crate::running_calls::CallControls;
 use crate::{bootstrap, placement, sweep};
 
 /// How long a request waits between looks for a leader.
@@ -91,6 +92,7 @@ pub struct ClusterNode {
     pub(crate) catalog: Arc<CatalogHandle>,
     pub(crate) forwarder: Forwarder,
     pub(crate) membership: OnceLock<Membership>,
+    pub(crate) calls: Arc<CallControls>,
     hints: LeaderHints,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -115,6 +117,8 @@ impl ClusterNode {
         let catalog = Arc::new(CatalogHandle::default());
         let (limits, for_evaluators) = (config.limits, catalog.clone());
         let procedures = Arc::new(KnownProcedures::default());
+        let calls = Arc::new(CallControls::default());
+        let controls = calls.clone();
         call_metrics::describe();
         let (replication, wanted) = Replication::open(
             ReplicationConfig {
@@ -126,7 +130,9 @@ impl ClusterNode {
             },
             Arc::new(move |shard_id| {
                 let metrics = CallMetrics::new(procedures.clone());
-                Box::new(ShardEvaluator::new(shard_id, limits, for_evaluators.clone(), metrics))
+                let evaluator = ShardEvaluator::new(shard_id, limits, for_evaluators.clone(), metrics);
+                controls.register(shard_id, evaluator.control());
+                Box::new(evaluator)
             }),
         )?;
         let node = Arc::new(ClusterNode {
@@ -135,6 +141,7 @@ impl ClusterNode {
             catalog,
             forwarder: Forwarder::default(),
             membership: OnceLock::new(),
+            calls,
             hints: LeaderHints::default(),
             tasks: parking_lot::Mutex::new(JoinSet::new()),
         });

@@ -8,6 +8,7 @@
 //! call whose thread was descheduled, or waited for the disk, so keeps its CPU time; [`WALL_FACTOR`] bounds
 //! how long it may hold its shard all the same.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -36,10 +37,13 @@ pub(crate) struct CpuBudget {
     /// The thread's CPU clock, less what the call used before it was first read; or [`UNREAD`].
     cpu_started_ns: AtomicU64,
     exhausted: AtomicBool,
+    /// Somebody wants the call to end.
+    killed: Arc<AtomicBool>,
 }
 
 impl CpuBudget {
-    pub(crate) fn new() -> Self {
+    /// `killed` ends what runs like a budget that is used up.
+    pub(crate) fn new(killed: Arc<AtomicBool>) -> Self {
         CpuBudget {
             origin: Instant::now(),
             started_ns: AtomicU64::new(0),
@@ -48,6 +52,7 @@ impl CpuBudget {
             limit_ns: AtomicU64::new(u64::MAX),
             cpu_started_ns: AtomicU64::new(UNREAD),
             exhausted: AtomicBool::new(false),
+            killed,
         }
     }
 
@@ -66,7 +71,9 @@ impl CpuBudget {
     /// `pcall` that swallows one interrupt's error meets the next one.
     #[inline]
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.exhausted.load(Relaxed) || (self.now_ns() >= self.check_at_ns.load(Relaxed) && self.check())
+        self.exhausted.load(Relaxed)
+            || self.killed.load(Relaxed)
+            || (self.now_ns() >= self.check_at_ns.load(Relaxed) && self.check())
     }
 
     /// CPU time since the start; elapsed time as long as that is a small part of the budget.
@@ -116,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_busy_thread_uses_its_budget_up_and_stays_exhausted() {
-        let budget = CpuBudget::new();
+        let budget = CpuBudget::new(Arc::default());
         budget.start(Duration::from_millis(5));
         let start = Instant::now();
         while !budget.is_exhausted() {
@@ -130,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_waiting_thread_keeps_its_cpu_time_but_not_for_ever() {
-        let budget = CpuBudget::new();
+        let budget = CpuBudget::new(Arc::default());
         let limit = Duration::from_millis(200);
         let start = Instant::now();
         budget.start(limit);

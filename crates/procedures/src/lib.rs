@@ -36,6 +36,7 @@
 
 mod api;
 mod budget;
+mod control;
 mod library;
 mod machine;
 mod modules;
@@ -44,6 +45,7 @@ mod text;
 mod trace;
 mod trouble;
 
+pub use control::{CallControl, RunningCall};
 pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_name, inspect};
 pub use runtime::{CallOutcome, Invocation, KeyScope, Runtime};
 pub use trace::{Step, Trace};

@@ -1,5 +1,6 @@
 //! A library: one uploaded source text, and the functions that calls may name.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,7 +77,7 @@ pub fn inspect(name: &str, source: &[u8], limits: &Limits, resolve: &Resolve<'_>
         return Err(Failure::too_large(Reason::LibraryTooLarge, "source", source.len(), limits.library_bytes));
     }
     let bytecode = compile(name, source)?;
-    let machine = Machine::new().map_err(Failure::internal)?;
+    let machine = Machine::new(Arc::default()).map_err(Failure::internal)?;
     machine.begin(limits).map_err(|error| invalid(name, &error))?;
     let mut modules = Modules::default();
     let mut requires: Vec<Requirement> = Vec::new();

@@ -59,7 +59,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new() -> mlua::Result<Self> {
+    /// `killed` ends what runs.
+    pub(crate) fn new(killed: Arc<AtomicBool>) -> mlua::Result<Self> {
         let lua = Lua::new();
         lua.gc_set_mode(GcMode::Incremental(GcIncParams::default().goal(GC_GOAL_PERCENT)));
         let globals = lua.globals();
@@ -97,7 +98,7 @@ impl Machine {
             }
         }
         let requires_nothing = require_from.call((lua.create_table()?, lua.create_table_from([("missing", true)])?))?;
-        let budget = Arc::new(CpuBudget::new());
+        let budget = Arc::new(CpuBudget::new(killed));
         let bounds = Arc::new(Bounds { budget: Arc::clone(&budget), memory_bytes: AtomicUsize::new(0) });
         pure::install(&lua, &globals, &function("wrap")?, &function("place")?, &bounds)?;
         function("finish")?.call::<()>(())?;

@@ -1,6 +1,7 @@
 //! Calls: from a library's source, a function's name and arguments to a result or a failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,11 +11,12 @@ use cirrus_proto::{Failure, Reason};
 use mlua::{Function, Value};
 
 use crate::api::Access;
+use crate::control::CallControl;
 use crate::library::{LibrarySource, compile, is_export_name};
 use crate::machine::Machine;
 use crate::modules::Modules;
 use crate::trace::Trace;
-use crate::trouble::{Meaning, Trouble, call_memory, call_timeout, meaning};
+use crate::trouble::{Meaning, Trouble, call_killed, call_memory, call_timeout, meaning};
 
 /// Most libraries that a runtime keeps compiled.
 const LIBRARIES_KEPT: usize = 64;
@@ -67,6 +69,7 @@ pub struct CallOutcome {
 /// call that was killed, and the libraries compiled lately.
 pub struct Runtime {
     limits: Limits,
+    control: Arc<CallControl>,
     machine: Option<Machine>,
     /// Heap of the machine after it last collected its garbage, bytes.
     idle_bytes: usize,
@@ -90,8 +93,16 @@ struct Compiled {
 
 impl Runtime {
     /// A runtime without libraries. It makes its machine when it is first called.
-    pub fn new(limits: Limits) -> Self {
-        Runtime { limits, machine: None, idle_bytes: 0, libraries: Vec::new() }
+    ///
+    /// Its calls are numbered after `sequence`.
+    pub fn new(limits: Limits, sequence: u64) -> Self {
+        let control = Arc::new(CallControl::new(sequence));
+        Runtime { limits, control, machine: None, idle_bytes: 0, libraries: Vec::new() }
+    }
+
+    /// Watches the running call, and kills it.
+    pub fn control(&self) -> Arc<CallControl> {
+        self.control.clone()
     }
 
     /// Calls the function with the key and the arguments, all as Lua strings, in a new environment. What it
@@ -101,7 +112,7 @@ impl Runtime {
     /// leaves no effect.
     ///
     /// Fails with [`Reason::FunctionNotFound`], [`Reason::ProcedureFailed`] (the message begins with
-    /// `library:line:`), [`Reason::ProcedureReturnedNothing`], [`Reason::CallTimeout`],
+    /// `library:line:`), [`Reason::ProcedureReturnedNothing`], [`Reason::CallTimeout`], [`Reason::CallKilled`],
     /// [`Reason::CallMemory`], [`Reason::ResultTooLarge`]; with the reason of an operation on a key that
     /// failed where the script let its error pass; and with [`Reason::LibraryInvalid`] for a source that
     /// [`inspect`](crate::inspect) would refuse.
@@ -113,11 +124,16 @@ impl Runtime {
     ) -> Result<CallOutcome, Failure> {
         let Invocation { library, function, .. } = invocation;
         // Scripts are hostile input to a large virtual machine: a fault in it costs the call, not the shard.
+        self.control.begin(&invocation);
         let called = catch_unwind(AssertUnwindSafe(|| self.attempt(invocation, transaction, scope)));
         let outcome = called.unwrap_or_else(|_| {
             tracing::error!(library = library.name, function, "a call panicked");
             Err(Failure::internal(format!("{}.{function} hit a fault in the Lua runtime", library.name)))
         });
+        let outcome = match self.control.end() {
+            true => Err(call_killed(&library.name, function)),
+            false => outcome,
+        };
         match &outcome {
             Err(failure) if is_kill(failure.reason) => self.discard_machine(),
             _ => self.tidy(),
@@ -138,7 +154,7 @@ impl Runtime {
         let machine = match &mut self.machine {
             Some(machine) => machine,
             none => {
-                let machine = none.insert(Machine::new().map_err(Failure::internal)?);
+                let machine = none.insert(Machine::new(self.control.killed()).map_err(Failure::internal)?);
                 self.idle_bytes = machine.used_bytes();
                 machine
             }
@@ -247,7 +263,7 @@ fn loaded<'a>(
 /// Whether a call that ended so may leave its machine in a state that the next call should not meet: a
 /// full heap, an error that struck anywhere.
 fn is_kill(reason: Reason) -> bool {
-    matches!(reason, Reason::CallTimeout | Reason::CallMemory | Reason::Internal)
+    matches!(reason, Reason::CallTimeout | Reason::CallKilled | Reason::CallMemory | Reason::Internal)
 }
 
 /// An error that the script raised or let pass. Where it is the error of an operation on a key, the call

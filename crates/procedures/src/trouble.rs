@@ -124,6 +124,12 @@ pub(crate) fn call_timeout(library: &str, function: &str, limit: Duration) -> Fa
 }
 
 /// The call used up its memory.
+pub(crate) fn call_killed(library: &str, function: &str) -> Failure {
+    Failure::new(Reason::CallKilled, format!("{library}.{function} was killed"))
+        .with("library", library)
+        .with("function", function)
+}
+
 pub(crate) fn call_memory(library: &str, function: &str, limit_bytes: usize) -> Failure {
     let message = format!("{library}.{function} used more than {limit_bytes} bytes of memory and was killed");
     Failure::new(Reason::CallMemory, message)

@@ -97,6 +97,8 @@ reasons! {
     ProcedureReturnedNothing = "PROCEDURE_RETURNED_NOTHING", Aborted, FixRequest;
     /// The procedure used more CPU time than the limit and was killed.
     CallTimeout = "CALL_TIMEOUT", Aborted, FixRequest;
+    /// Somebody killed the call.
+    CallKilled = "CALL_KILLED", Aborted, FixRequest;
     /// The procedure used more memory than the limit and was killed.
     CallMemory = "CALL_MEMORY", Aborted, FixRequest;
     /// The procedure's result is longer than the limit.

@@ -45,6 +45,12 @@ impl NodeService {
                 let routed = node.query(shard_id, query, deadline, false).await?;
                 (execute_response::Kind::Result(routed.value), 0)
             }
+            Some(execute_request::Kind::ListRunningCalls(_)) => {
+                (execute_response::Kind::ListRunningCalls(node.local_running_calls()), 0)
+            }
+            Some(execute_request::Kind::KillCall(request)) => {
+                (execute_response::Kind::KillCall(node.kill_call(request, deadline, false).await?), 0)
+            }
             None => return Err(Failure::invalid_field("kind", "one must be set")),
         };
         Ok(ExecuteResponse { kind: Some(kind), applied_index })

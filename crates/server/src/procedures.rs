@@ -1,20 +1,25 @@
 //! The service `Procedures`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cirrus_cluster::Routed;
 use cirrus_proto::internal::v1::{command, reply};
 use cirrus_proto::v1::procedures_server::Procedures;
 use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, CallRequest, CallResponse, DeleteLibraryRequest,
-    DeleteLibraryResponse, GetLibraryRequest, GetLibraryResponse, ListLibrariesRequest, ListLibrariesResponse,
-    ListLibraryVersionsRequest, ListLibraryVersionsResponse, RollbackLibraryRequest, RollbackLibraryResponse,
+    DeleteLibraryResponse, GetLibraryRequest, GetLibraryResponse, KillCallRequest, KillCallResponse,
+    ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest, ListLibraryVersionsResponse,
+    ListRunningCallsRequest, ListRunningCallsResponse, RollbackLibraryRequest, RollbackLibraryResponse,
     UploadLibraryRequest, UploadLibraryResponse,
 };
 use tonic::{Request, Response, Status};
 
 use crate::edge::{Arrival, Edge};
 use crate::observation::Rpc;
+
+/// How long a list of running calls waits for each node.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves procedure libraries and calls.
 pub(crate) struct ProceduresService {
@@ -27,6 +32,8 @@ pub(crate) struct ProceduresService {
     get_library: Rpc,
     delete_library: Rpc,
     call: Rpc,
+    list_running_calls: Rpc,
+    kill_call: Rpc,
 }
 
 impl ProceduresService {
@@ -41,6 +48,8 @@ impl ProceduresService {
             get_library: Rpc::new("Procedures/GetLibrary"),
             delete_library: Rpc::new("Procedures/DeleteLibrary"),
             call: Rpc::new("Procedures/Call"),
+            list_running_calls: Rpc::new("Procedures/ListRunningCalls"),
+            kill_call: Rpc::new("Procedures/KillCall"),
         }
     }
 }
@@ -122,6 +131,27 @@ impl Procedures for ProceduresService {
             node.delete_library(request, arrival.deadline).await.map(anywhere)
         };
         self.edge.unary(&self.delete_library, request, handle).await
+    }
+
+    async fn list_running_calls(
+        &self,
+        request: Request<ListRunningCallsRequest>,
+    ) -> Result<Response<ListRunningCallsResponse>, Status> {
+        let node = &self.edge.node;
+        // A node that does not answer must not use up the time of the answer.
+        let handle = |arrival: Arrival, _| async move {
+            let patience = arrival.deadline.saturating_duration_since(Instant::now()) / 2;
+            Ok(anywhere(node.list_running_calls(Instant::now() + patience.min(PATIENCE)).await))
+        };
+        self.edge.unary(&self.list_running_calls, request, handle).await
+    }
+
+    async fn kill_call(&self, request: Request<KillCallRequest>) -> Result<Response<KillCallResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request| async move {
+            node.kill_call(request, arrival.deadline, true).await.map(anywhere)
+        };
+        self.edge.unary(&self.kill_call, request, handle).await
     }
 
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {

@@ -7,6 +7,7 @@ mod get;
 mod increment;
 mod procedures;
 mod put;
+mod running;
 mod scan;
 pub(crate) mod serve;
 mod signals;

@@ -28,7 +28,7 @@ impl Shard {
         let mut head = ShardHead::default();
         head.advance_to(Moment { now_ms: 1_000_000 });
         let view = MemoryView::new();
-        Shard { view, head, limits, runtime: Runtime::new(limits), versions: Vec::new(), effects: 0 }
+        Shard { view, head, limits, runtime: Runtime::new(limits, 0), versions: Vec::new(), effects: 0 }
     }
 
     /// Calls `main` of the source, which may be Lua text with `main` as its only function.

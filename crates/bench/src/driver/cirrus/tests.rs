@@ -192,6 +192,15 @@ impl Procedures for FakeNode {
     ) -> Answer<v1::ListLibraryVersionsResponse> {
         unused()
     }
+    async fn list_running_calls(
+        &self,
+        _: Request<v1::ListRunningCallsRequest>,
+    ) -> Answer<v1::ListRunningCallsResponse> {
+        unused()
+    }
+    async fn kill_call(&self, _: Request<v1::KillCallRequest>) -> Answer<v1::KillCallResponse> {
+        unused()
+    }
     async fn delete_library(&self, _: Request<v1::DeleteLibraryRequest>) -> Answer<v1::DeleteLibraryResponse> {
         unused()
     }
