@@ -28,11 +28,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation { table: Some("prelude"), name: "log", arguments: 0..=ARGUMENTS_MAX, returns: 0, run: info },
 ];
 
-fn debug(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+pub(super) fn debug(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     write(access, lua, Level::DEBUG, arguments)
 }
 
-fn info(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+pub(super) fn info(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     write(access, lua, Level::INFO, arguments)
 }
 
@@ -40,7 +40,7 @@ fn warn(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     write(access, lua, Level::WARN, arguments)
 }
 
-fn error(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+pub(super) fn error(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     write(access, lua, Level::ERROR, arguments)
 }
 

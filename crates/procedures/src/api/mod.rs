@@ -39,6 +39,8 @@ pub(crate) struct Access<'a, 'v> {
     /// The node's own fault: the call fails with it even where the script caught the error.
     pub(crate) fault: Option<Failure>,
     log_lines: usize,
+    /// Where `_iternext` goes on.
+    cursor: Bytes,
     trace: Option<&'a Trace>,
     /// The line that the running operation logged.
     logged: String,
@@ -62,6 +64,7 @@ impl<'a, 'v> Access<'a, 'v> {
             raised: None,
             fault: None,
             log_lines: 0,
+            cursor: Bytes::new(),
             trace,
             logged: String::new(),
         }
@@ -152,7 +155,7 @@ impl Operation {
 
 /// All operations; a bound function knows its own by its place here.
 pub(crate) fn operations() -> impl Iterator<Item = &'static Operation> {
-    kv::OPERATIONS.iter().chain(log::OPERATIONS).chain(status::OPERATIONS).chain(tyrant::OPERATIONS)
+    kv::OPERATIONS.iter().chain(log::OPERATIONS).chain(status::OPERATIONS).chain(tyrant::operations())
 }
 
 /// What an operation returns to the script; most leave the second value nil.

@@ -13,3 +13,4 @@ mod results;
 mod shard;
 mod status;
 mod tyrant;
+mod tyrant_records;

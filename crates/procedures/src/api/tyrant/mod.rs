@@ -1,17 +1,26 @@
 //! Tokyo Tyrant's functions, so that scripts written for it, and LightCloud's, run unchanged.
 //!
+//! Here are those on one record; beside them, by topic, the others. `_foreach`, `_mapreduce`, `_isect` and `_union` are
+//! in the prelude.
+//!
 //! Source: the manual of Tokyo Tyrant 1.1.41, "Lua Extension". What differs is that a key or value
 //! that breaks a limit, and a key of another shard, raises an error: false would not say why.
+
+mod binary;
+mod iteration;
+mod server;
+mod strings;
 
 use std::ops::ControlFlow;
 
 use bytes::{Bytes, BytesMut};
 use mlua::{Lua, Value};
 
+use super::pure::PureFunction;
 use super::{Access, Answer, Operation, Raised, check_budget, expect_text, kv, one, prefix_end};
 use crate::text::{integer, type_name};
 
-pub(crate) const OPERATIONS: &[Operation] = &[
+const OPERATIONS: &[Operation] = &[
     Operation { table: None, name: "_get", arguments: 1..=1, returns: 1, run: kv::get },
     Operation { table: None, name: "_put", arguments: 2..=2, returns: 1, run: put },
     Operation { table: None, name: "_putkeep", arguments: 2..=2, returns: 1, run: put_keep },
@@ -19,8 +28,19 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     Operation { table: None, name: "_out", arguments: 1..=1, returns: 1, run: out },
     Operation { table: None, name: "_vsiz", arguments: 1..=1, returns: 1, run: value_size },
     Operation { table: None, name: "_addint", arguments: 2..=2, returns: 1, run: add_integer },
+    Operation { table: None, name: "_adddouble", arguments: 2..=2, returns: 1, run: add_double },
     Operation { table: None, name: "_fwmkeys", arguments: 1..=2, returns: 1, run: forward_matching_keys },
 ];
+
+/// Those that touch the shard.
+pub(super) fn operations() -> impl Iterator<Item = &'static Operation> {
+    OPERATIONS.iter().chain(iteration::OPERATIONS).chain(server::OPERATIONS)
+}
+
+/// Those that do not.
+pub(super) fn functions() -> impl Iterator<Item = &'static PureFunction> {
+    binary::FUNCTIONS.iter().chain(strings::FUNCTIONS)
+}
 
 /// `_put(k, v)`: stores, whether or not there was a value; true.
 fn put(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
@@ -90,15 +110,37 @@ fn add_integer(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> A
     one(Value::Integer(i64::from(sum)))
 }
 
-/// Tokyo Tyrant drops a fraction; it converts what does not fit in 32 bits to nothing in particular,
-/// which is refused here.
-fn addend(value: &Value) -> Result<i32, Raised> {
-    let number = match value {
+/// `_adddouble(k, n)`: adds to a value that is a little-endian 64-bit float and answers the sum; nil where the
+/// value has another size. A key without a value is 0.
+fn add_double(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+    let key = access.key(lua, &arguments[0])?;
+    let Some(addend) = number(&arguments[1]) else {
+        return Err(Raised::Misuse(format!("expected a number, got {}", type_name(&arguments[1]))));
+    };
+    let (old, expires_at_ms, flags) = match access.transaction.get(&key)? {
+        None => (0.0, 0, 0),
+        Some(found) => match <[u8; 8]>::try_from(&*found.value) {
+            Ok(bytes) => (f64::from_le_bytes(bytes), found.expires_at_ms, found.flags),
+            Err(_) => return one(None),
+        },
+    };
+    let sum = old + addend;
+    access.transaction.put(key, Bytes::copy_from_slice(&sum.to_le_bytes()), expires_at_ms, flags)?;
+    one(Value::Number(sum))
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
         Value::Number(number) => Some(*number),
         Value::String(string) => std::str::from_utf8(&string.as_bytes()).ok().and_then(|text| text.trim().parse().ok()),
         value => integer(value).map(|number| number as f64),
-    };
-    match number.map(f64::trunc) {
+    }
+}
+
+/// Tokyo Tyrant drops a fraction; it converts what does not fit in 32 bits to nothing in particular,
+/// which is refused here.
+fn addend(value: &Value) -> Result<i32, Raised> {
+    match number(value).map(f64::trunc) {
         Some(number) if (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&number) => Ok(number as i32),
         Some(number) => Err(Raised::Misuse(format!("the number {number} does not fit in 32 bits"))),
         None => Err(Raised::Misuse(format!("expected a number, got {}", type_name(value)))),
