@@ -51,8 +51,8 @@ pub fn inspect(name: &str, source: &[u8], limits: &Limits) -> Result<Vec<String>
     let cpu_limit = Duration::from_millis(limits.call_cpu_ms);
     machine.begin(limits).map_err(failure)?;
     let exports = machine.load(name, &bytecode).map_err(Trouble::Lua).and_then(|main| {
-        let exports = machine.define(name, &main)?;
-        functions_of(&exports, name, &machine)
+        let defined = machine.define(name, &main)?;
+        functions_of(&defined.exports, name, &machine)
     });
     if machine.budget().is_exhausted() {
         return Err(library_invalid(name, format!("{name} did not finish loading within {cpu_limit:?}"), None));

@@ -10,6 +10,7 @@ use cirrus_proto::{Failure, Reason};
 use mlua::{Function, Value};
 
 use crate::api::Access;
+use crate::api::tyrant::stash::Stash;
 use crate::library::{LibrarySource, compile, is_export_name};
 use crate::machine::Machine;
 use crate::trouble::{Meaning, Trouble, call_memory, call_timeout, meaning};
@@ -51,6 +52,8 @@ pub struct Runtime {
     idle_bytes: usize,
     /// The latest used first.
     libraries: Vec<Compiled>,
+    /// What Tokyo Tyrant's scripts share between calls.
+    stash: Stash,
 }
 
 /// An executor's thread takes its runtime along.
@@ -70,7 +73,7 @@ struct Compiled {
 impl Runtime {
     /// A runtime without libraries. It makes its machine when it is first called.
     pub fn new(limits: Limits) -> Self {
-        Runtime { limits, machine: None, idle_bytes: 0, libraries: Vec::new() }
+        Runtime { limits, machine: None, idle_bytes: 0, libraries: Vec::new(), stash: Stash::default() }
     }
 
     /// Calls `function` of `library` with the key and the arguments, all as Lua strings, in a new
@@ -100,6 +103,10 @@ impl Runtime {
             Err(Failure::internal(format!("{}.{function} hit a fault in the Lua runtime", library.name)))
         });
         match &outcome {
+            Ok(_) => self.stash.keep(),
+            Err(_) => self.stash.undo(),
+        }
+        match &outcome {
             Err(failure) if is_kill(failure.reason) => self.discard_machine(),
             _ => self.tidy(),
         }
@@ -126,18 +133,18 @@ impl Runtime {
         };
         let compiled = &mut self.libraries[0];
         let budget = machine.budget();
-        let mut access = Access::new(transaction, scope, budget, &library.name, function);
+        let mut access = Access::new(transaction, scope, budget, &library.name, function, &mut self.stash);
         machine.begin(&self.limits).map_err(Failure::internal)?;
         let result = (|| {
             if compiled.main.is_none() {
                 compiled.main = Some(machine.load(&library.name, &compiled.bytecode)?);
             }
             let main = compiled.main.as_ref().expect("loaded just now");
-            let exports = machine.define(&library.name, main)?;
-            let Some(function) = exported(&exports, function)? else {
+            let defined = machine.define(&library.name, main)?;
+            let Some(function) = exported(&defined.exports, function)? else {
                 return Err(function_not_found(&library.name, function).into());
             };
-            machine.call(&function, key, args, &mut access, self.limits.call_reply_bytes)
+            machine.call(&function, &defined.environment, key, args, &mut access, self.limits.call_reply_bytes)
         })();
         let cpu = budget.used();
         if budget.is_exhausted() {

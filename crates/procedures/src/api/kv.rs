@@ -29,7 +29,9 @@ use cirrus_proto::v1::IncrementRequest;
 use cirrus_proto::{Failure, Reason};
 use mlua::{Lua, Table, Value};
 
-use super::{Access, Answer, LOG_LINE_BYTES, Operation, Raised, check_budget, expect_text, one, prefix_end, string};
+use super::{
+    Access, Answer, LOG_LINE_BYTES, Operation, Raised, Severity, check_budget, expect_text, one, prefix_end, string,
+};
 use crate::text::{exact_integer, integer, text, type_name};
 
 pub(crate) const OPERATIONS: &[Operation] = &[
@@ -67,13 +69,13 @@ fn put(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
             _ => return Err(unknown_option(&name)),
         }
     }
-    access.transaction.put(key, value, expires_at_ms, flags)?;
+    access.put(key, value, expires_at_ms, flags)?;
     one(Value::Boolean(true))
 }
 
 fn delete(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
-    one(Value::Boolean(access.transaction.delete(&key)?.is_some()))
+    one(Value::Boolean(access.delete(&key)?.is_some()))
 }
 
 fn increment(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
@@ -86,6 +88,7 @@ fn increment(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Ans
     };
     let request = IncrementRequest { key, delta, ttl_ms: 0, request_id: None };
     let command = Command { kind: Some(command::Kind::Increment(request)) };
+    access.wrote();
     match cirrus_engine::evaluate(&command, access.transaction)?.kind {
         Some(reply::Kind::Increment(response)) => one(exact_integer(lua, response.value)?),
         _ => Err(Failure::internal("an increment was not answered as one").into()),
@@ -167,7 +170,7 @@ fn log(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
             break;
         }
     }
-    access.log(&String::from_utf8_lossy(&line));
+    access.log(Severity::Info, &String::from_utf8_lossy(&line));
     one(None)
 }
 

@@ -10,11 +10,13 @@ pub(crate) mod tyrant;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use cirrus_engine::Transaction;
+use cirrus_engine::{Transaction, Value as Stored};
 use cirrus_proto::{Failure, Reason};
-use mlua::{Lua, MultiValue, Value};
+use mlua::{Lua, MultiValue, Table, Value};
 
 use crate::KeyScope;
+use crate::api::tyrant::iteration::Cursor;
+use crate::api::tyrant::stash::Stash;
 use crate::budget::CpuBudget;
 use crate::text::{text, type_name};
 
@@ -31,6 +33,14 @@ pub(crate) struct Access<'a, 'v> {
     pub(crate) budget: &'a CpuBudget,
     pub(crate) library: &'a str,
     pub(crate) function: &'a str,
+    /// What Tokyo Tyrant's calls on this shard share.
+    pub(crate) stash: &'a mut Stash,
+    /// The call's global variables, once its library was loaded.
+    pub(crate) environment: Option<Table>,
+    /// Where `_iternext` goes on.
+    iterator: Cursor,
+    /// Counts the writes, to keys and to the stash. A page that was read at another count may be stale.
+    generation: u64,
     /// The last failure raised, and the text that the script saw of it: where the call ends with that
     /// text, it fails for that reason.
     pub(crate) raised: Option<(String, Failure)>,
@@ -46,8 +56,39 @@ impl<'a, 'v> Access<'a, 'v> {
         budget: &'a CpuBudget,
         library: &'a str,
         function: &'a str,
+        stash: &'a mut Stash,
     ) -> Self {
-        Access { transaction, scope, budget, library, function, raised: None, fault: None, log_lines: 0 }
+        Access {
+            transaction,
+            scope,
+            budget,
+            library,
+            function,
+            stash,
+            environment: None,
+            iterator: Cursor::default(),
+            generation: 0,
+            raised: None,
+            fault: None,
+            log_lines: 0,
+        }
+    }
+
+    /// Stores a value: see [`Transaction::put`].
+    fn put(&mut self, key: Bytes, value: Bytes, expires_at_ms: u64, flags: u32) -> Result<u64, Failure> {
+        self.wrote();
+        self.transaction.put(key, value, expires_at_ms, flags)
+    }
+
+    /// Removes a key: see [`Transaction::delete`].
+    fn delete(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
+        self.wrote();
+        self.transaction.delete(key)
+    }
+
+    /// Pages that were read before may be stale.
+    fn wrote(&mut self) {
+        self.generation += 1;
     }
 
     /// A key argument, once it is known to be well-formed and of this shard.
@@ -70,7 +111,7 @@ impl<'a, 'v> Access<'a, 'v> {
             Some(Value::Integer(index)) => index as usize,
             _ => usize::MAX,
         };
-        let Some(operation) = operations().nth(index) else {
+        let Some(operation) = operation(index) else {
             return Err(mlua::Error::runtime("no such operation"));
         };
         let text = match self.run(operation, lua, arguments.make_contiguous()) {
@@ -94,6 +135,8 @@ impl<'a, 'v> Access<'a, 'v> {
             let (least, most) = (*operation.arguments.start(), *operation.arguments.end());
             let expected = match (least, most) {
                 (1, 1) => "1 argument".to_owned(),
+                (1, usize::MAX) => "at least 1 argument".to_owned(),
+                (least, usize::MAX) => format!("at least {least} arguments"),
                 (least, most) if least == most => format!("{least} arguments"),
                 _ => format!("{least} to {most} arguments"),
             };
@@ -102,19 +145,35 @@ impl<'a, 'v> Access<'a, 'v> {
         (operation.run)(self, lua, arguments)
     }
 
-    fn log(&mut self, line: &str) {
+    fn log(&mut self, severity: Severity, line: &str) {
         self.log_lines += 1;
+        let (library, function) = (self.library, self.function);
         match self.log_lines {
-            lines if lines <= LOG_LINES_MAX => {
-                tracing::info!(library = self.library, function = self.function, "{line}");
-            }
+            lines if lines <= LOG_LINES_MAX => match severity {
+                Severity::Debug => tracing::debug!(library, function, "{line}"),
+                Severity::Info => tracing::info!(library, function, "{line}"),
+                Severity::Error => tracing::error!(library, function, "{line}"),
+            },
             lines if lines == LOG_LINES_MAX + 1 => {
-                tracing::warn!(library = self.library, function = self.function, "further lines of this call dropped");
+                tracing::warn!(library, function, "further lines of this call dropped");
             }
             _ => {}
         }
     }
 }
+
+/// Of a line in the node's log.
+enum Severity {
+    Debug,
+    Info,
+    Error,
+}
+
+/// The "table" of operations that scripts cannot name: the prelude's functions use them.
+pub(crate) const INTERNAL: &str = "(internal)";
+
+/// Any number of arguments from this one on.
+const MANY: usize = usize::MAX;
 
 /// One function of an API.
 pub(crate) struct Operation {
@@ -124,12 +183,40 @@ pub(crate) struct Operation {
     pub(crate) arguments: RangeInclusive<usize>,
     /// How many values it returns: 1 or 2.
     pub(crate) returns: u8,
-    run: fn(&mut Access<'_, '_>, &Lua, &[Value]) -> Answer,
+    run: Run,
+}
+
+type Run = fn(&mut Access<'_, '_>, &Lua, &[Value]) -> Answer;
+
+impl Operation {
+    /// A global function with one result.
+    const fn global(name: &'static str, arguments: RangeInclusive<usize>, run: Run) -> Operation {
+        Operation { table: None, name, arguments, returns: 1, run }
+    }
+
+    /// For the prelude only.
+    const fn internal(name: &'static str, arguments: RangeInclusive<usize>, returns: u8, run: Run) -> Operation {
+        Operation { table: Some(INTERNAL), name, arguments, returns, run }
+    }
+}
+
+fn groups() -> impl Iterator<Item = &'static [Operation]> {
+    std::iter::once(kv::OPERATIONS).chain(tyrant::GROUPS)
 }
 
 /// All operations; a bound function knows its own by its place here.
 pub(crate) fn operations() -> impl Iterator<Item = &'static Operation> {
-    kv::OPERATIONS.iter().chain(tyrant::OPERATIONS)
+    groups().flatten()
+}
+
+fn operation(mut index: usize) -> Option<&'static Operation> {
+    for group in groups() {
+        match group.get(index) {
+            Some(operation) => return Some(operation),
+            None => index = index.checked_sub(group.len())?,
+        }
+    }
+    None
 }
 
 /// What an operation returns to the script; most leave the second value nil.

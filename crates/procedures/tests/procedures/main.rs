@@ -9,3 +9,4 @@ mod libraries;
 mod results;
 mod shard;
 mod tyrant;
+mod tyrant_iteration;
