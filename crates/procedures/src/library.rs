@@ -105,8 +105,8 @@ pub fn inspect(name: &str, source: &[u8], limits: &Limits, resolve: &Resolve<'_>
 
 fn load_once(machine: &Machine, name: &str, bytecode: &[u8], require: &Require) -> Result<Vec<String>, Trouble> {
     let main = machine.load(name, bytecode)?;
-    let exports = machine.define(name, &main, Some(require))?;
-    functions_of(&exports, name, machine)
+    let defined = machine.define(name, &main, Some(require))?;
+    functions_of(&defined.exports, name, machine)
 }
 
 /// Finds what a source requires, and loads it and what it requires itself.
@@ -141,7 +141,7 @@ fn find(
             .load(&library.name, &bytecode)
             .map_err(Trouble::Lua)
             .and_then(|main| machine.define_pinned(library, &main, modules));
-        modules.insert(library, defined.map_err(|trouble| about(in_library(&library.name, trouble)))?);
+        modules.insert(library, defined.map_err(|trouble| about(in_library(&library.name, trouble)))?.exports);
     }
     Ok(Requirement { written: written.to_owned(), name: required.to_owned(), version })
 }

@@ -17,10 +17,10 @@ use cirrus_proto::limits::Limits;
 use cirrus_proto::{Failure, Reason};
 use mlua::chunk::{ChunkMode, Compiler};
 use mlua::state::{GcIncParams, GcMode};
-use mlua::{BorrowedBytes, Function, Lua, LuaString, MultiValue, Table, Value, VmState};
+use mlua::{BorrowedBytes, FromLuaMulti, Function, IntoLuaMulti, Lua, LuaString, MultiValue, Table, Value, VmState};
 
 use crate::api::pure::Bounds;
-use crate::api::{Access, operations, pure};
+use crate::api::{Access, INTERNAL, operations, pure, tyrant};
 use crate::budget::CpuBudget;
 use crate::library::{LibrarySource, Requirement};
 use crate::modules::Modules;
@@ -37,6 +37,14 @@ const RESULT_DEPTH_MAX: usize = 16;
 /// `_G` and `require` come back in each environment. Shared ones would be resolved as a library is loaded, and
 /// kept.
 const REMOVED_GLOBALS: [&str; 5] = ["getfenv", "setfenv", "loadstring", "require", "_G"];
+
+/// A library as one call has it.
+pub(crate) struct Defined {
+    /// The table that holds its functions.
+    pub(crate) exports: Table,
+    /// Its global variables; often the same table.
+    pub(crate) environment: Table,
+}
 
 pub(crate) struct Machine {
     lua: Lua,
@@ -77,19 +85,15 @@ impl Machine {
             }
         })?;
         let gate = lua.create_table()?;
-        let prelude =
-            Compiler::new().set_optimization_level(2).set_debug_level(0).compile(include_str!("prelude.luau"))?;
-        let prelude: Table = lua.load(prelude).set_mode(ChunkMode::Binary).set_name(format!("={PRELUDE}")).call((
-            &gate,
-            &globals,
-            lua.create_function(search)?,
-            mark_seeded,
-        ))?;
+        let given = (&gate, &globals, lua.create_function(search)?, mark_seeded);
+        let prelude: Table = run_prelude(&lua, include_str!("prelude.luau"), given)?;
         let function = |name: &str| prelude.raw_get::<Function>(name);
         let (bind, require_from) = (function("bind")?, function("require_from")?);
+        let internal = lua.create_table()?;
         for (index, operation) in operations().enumerate() {
             let function: Function = bind.call((index, operation.returns))?;
             match operation.table {
+                Some(INTERNAL) => internal.raw_set(operation.name, function)?,
                 None => globals.raw_set(operation.name, function)?,
                 Some(name) => match globals.raw_get::<Option<Table>>(name)? {
                     Some(table) => table.raw_set(operation.name, function)?,
@@ -102,6 +106,8 @@ impl Machine {
         let bounds = Arc::new(Bounds { budget: Arc::clone(&budget), memory_bytes: AtomicUsize::new(0) });
         pure::install(&lua, &globals, &function("wrap")?, &function("place")?, &bounds)?;
         function("finish")?.call::<()>(())?;
+        tyrant::define_variables(&lua, &globals)?;
+        run_prelude::<()>(&lua, include_str!("tyrant.luau"), (&globals, internal))?;
         lua.sandbox(true)?;
 
         let environment_metatable = lua.create_table_from([("__index", globals)])?;
@@ -180,7 +186,7 @@ impl Machine {
         library: &LibrarySource,
         main: &Function,
         modules: &Modules,
-    ) -> Result<Table, Trouble> {
+    ) -> Result<Defined, Trouble> {
         match library.requires.is_empty() {
             true => self.define(&library.name, main, None),
             false => {
@@ -190,14 +196,14 @@ impl Machine {
         }
     }
 
-    /// Runs a library's main function in a new environment. Answers the table that holds its functions.
-    pub(crate) fn define(&self, library: &str, main: &Function, require: Option<&Require>) -> Result<Table, Trouble> {
+    /// Runs a library's main function in a new environment.
+    pub(crate) fn define(&self, library: &str, main: &Function, require: Option<&Require>) -> Result<Defined, Trouble> {
         let environment = self.environment()?;
         environment.raw_set("require", require.map_or(&self.requires_nothing, |require| &require.function))?;
         main.set_environment(environment.clone())?;
         match main.call::<Value>(())? {
-            Value::Nil => Ok(environment),
-            Value::Table(exports) => Ok(exports),
+            Value::Nil => Ok(Defined { exports: environment.clone(), environment }),
+            Value::Table(exports) => Ok(Defined { exports, environment }),
             other => {
                 let message = format!(
                     "{library} returns a {}; a library returns a table of functions, or nothing",
@@ -208,10 +214,12 @@ impl Machine {
         }
     }
 
-    /// Calls a function with the key and the arguments as strings, and answers its result as bytes.
+    /// Calls a function with the key and the arguments as strings, and answers its result as bytes. Tokyo
+    /// Tyrant's hooks run around it: `_begin` before and, unless it fails, `_end` after.
     pub(crate) fn call(
         &self,
         function: &Function,
+        environment: &Table,
         key: &Bytes,
         arguments: &[Bytes],
         access: &mut Access<'_, '_>,
@@ -222,10 +230,18 @@ impl Machine {
         for argument in arguments {
             values.push_back(Value::String(self.lua.create_string(argument)?));
         }
+        let hook = |name| match environment.raw_get::<Value>(name)? {
+            Value::Function(hook) => hook.call::<()>(()),
+            _ => Ok(()),
+        };
+        access.environment = Some(environment.clone());
         let result = self.lua.scope(|scope| {
             let enter = scope.create_function_mut(|lua, arguments: MultiValue| access.enter(lua, arguments))?;
             self.gate.raw_set("enter", enter)?;
-            function.call::<Value>(values)
+            hook("_begin")?;
+            let result = function.call::<Value>(values)?;
+            hook("_end")?;
+            Ok(result)
         });
         self.gate.raw_set("enter", &self.unavailable)?;
         self.result_bytes(result?, result_bytes_max)
@@ -288,6 +304,12 @@ impl Require {
     pub(crate) fn missing(&self) -> mlua::Result<Option<String>> {
         self.note.raw_get("missing")
     }
+}
+
+/// Runs a source of this crate, whose lines no message should name.
+fn run_prelude<R: FromLuaMulti>(lua: &Lua, source: &str, given: impl IntoLuaMulti) -> mlua::Result<R> {
+    let bytecode = Compiler::new().set_optimization_level(2).set_debug_level(0).compile(source)?;
+    lua.load(bytecode).set_mode(ChunkMode::Binary).set_name(format!("={PRELUDE}")).call(given)
 }
 
 /// `search(subject, needle, init)`: where `needle` stands in `subject` at or after `init`, first and last

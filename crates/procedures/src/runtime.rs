@@ -11,6 +11,7 @@ use cirrus_proto::{Failure, Reason};
 use mlua::{Function, Value};
 
 use crate::api::Access;
+use crate::api::tyrant::stash::Stash;
 use crate::control::CallControl;
 use crate::library::{LibrarySource, compile, is_export_name};
 use crate::machine::Machine;
@@ -75,6 +76,8 @@ pub struct Runtime {
     idle_bytes: usize,
     /// The latest used first.
     libraries: Vec<Compiled>,
+    /// What Tokyo Tyrant's scripts share between calls.
+    stash: Stash,
 }
 
 /// An executor's thread takes its runtime along.
@@ -97,7 +100,7 @@ impl Runtime {
     /// Its calls are numbered after `sequence`.
     pub fn new(limits: Limits, sequence: u64) -> Self {
         let control = Arc::new(CallControl::new(sequence));
-        Runtime { limits, control, machine: None, idle_bytes: 0, libraries: Vec::new() }
+        Runtime { limits, control, machine: None, idle_bytes: 0, libraries: Vec::new(), stash: Stash::default() }
     }
 
     /// Watches the running call, and kills it.
@@ -135,6 +138,10 @@ impl Runtime {
             false => outcome,
         };
         match &outcome {
+            Ok(_) => self.stash.keep(),
+            Err(_) => self.stash.undo(),
+        }
+        match &outcome {
             Err(failure) if is_kill(failure.reason) => self.discard_machine(),
             _ => self.tidy(),
         }
@@ -161,20 +168,20 @@ impl Runtime {
         };
         let libraries = &mut self.libraries;
         let budget = machine.budget();
-        let mut access = Access::new(transaction, scope, budget, &library.name, function, trace);
+        let mut access = Access::new(transaction, scope, budget, &library.name, function, trace, &mut self.stash);
         let heap_bytes = machine.used_bytes();
         machine.begin(&self.limits).map_err(Failure::internal)?;
         let result = (|| {
             let mut modules = Modules::default();
             for library in required {
-                let exports = machine.define_pinned(library, loaded(libraries, library, machine)?, &modules)?;
-                modules.insert(library, exports);
+                let defined = machine.define_pinned(library, loaded(libraries, library, machine)?, &modules)?;
+                modules.insert(library, defined.exports);
             }
-            let exports = machine.define_pinned(library, loaded(libraries, library, machine)?, &modules)?;
-            let Some(function) = exported(&exports, function)? else {
+            let defined = machine.define_pinned(library, loaded(libraries, library, machine)?, &modules)?;
+            let Some(function) = exported(&defined.exports, function)? else {
                 return Err(function_not_found(&library.name, function).into());
             };
-            machine.call(&function, key, args, &mut access, self.limits.call_reply_bytes)
+            machine.call(&function, &defined.environment, key, args, &mut access, self.limits.call_reply_bytes)
         })();
         let cpu = budget.used();
         if budget.is_exhausted() {

@@ -80,7 +80,7 @@ fn put(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
             return one(Value::Boolean(false));
         }
     }
-    access.transaction.put(key, value, stored_as.expires_at_ms, stored_as.flags)?;
+    access.put(key, value, stored_as.expires_at_ms, stored_as.flags)?;
     one(Value::Boolean(true))
 }
 
@@ -97,7 +97,7 @@ fn compare_and_set(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) 
     }
     let holds = access.transaction.get(&key)?.map(|found| found.value) == expected;
     if holds {
-        access.transaction.put(key, value, stored_as.expires_at_ms, stored_as.flags)?;
+        access.put(key, value, stored_as.expires_at_ms, stored_as.flags)?;
     }
     one(Value::Boolean(holds))
 }
@@ -110,7 +110,7 @@ fn append(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer
         None => (tail, 0, 0),
     };
     let size = value.len() as i64;
-    access.transaction.put(key, value, expires_at_ms, flags)?;
+    access.put(key, value, expires_at_ms, flags)?;
     one(Value::Integer(size))
 }
 
@@ -135,7 +135,7 @@ fn ttl(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
 
 fn delete(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
-    one(Value::Boolean(access.transaction.delete(&key)?.is_some()))
+    one(Value::Boolean(access.delete(&key)?.is_some()))
 }
 
 fn increment(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
@@ -148,6 +148,7 @@ fn increment(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Ans
     };
     let request = IncrementRequest { key, delta, ttl_ms: 0, request_id: None };
     let command = Command { kind: Some(command::Kind::Increment(request)) };
+    access.wrote();
     match cirrus_engine::evaluate(&command, access.transaction)?.kind {
         Some(reply::Kind::Increment(response)) => one(exact_integer(lua, response.value)?),
         _ => Err(Failure::internal("an increment was not answered as one").into()),

@@ -17,11 +17,13 @@ use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cirrus_engine::Transaction;
+use cirrus_engine::{Transaction, Value as Stored};
 use cirrus_proto::{Failure, Reason};
-use mlua::{Lua, MultiValue, Value};
+use mlua::{Lua, MultiValue, Table, Value};
 
 use crate::KeyScope;
+use crate::api::tyrant::iteration::Cursor;
+use crate::api::tyrant::stash::Stash;
 use crate::budget::CpuBudget;
 use crate::text::{text, type_name};
 use crate::trace::Trace;
@@ -33,14 +35,20 @@ pub(crate) struct Access<'a, 'v> {
     pub(crate) budget: &'a CpuBudget,
     pub(crate) library: &'a str,
     pub(crate) function: &'a str,
+    /// What Tokyo Tyrant's calls on this shard share.
+    pub(crate) stash: &'a mut Stash,
+    /// The call's global variables, once its library was loaded.
+    pub(crate) environment: Option<Table>,
+    /// Where `_iternext` goes on.
+    iterator: Cursor,
+    /// Counts the writes, to keys and to the stash. A page that was read at another count may be stale.
+    generation: u64,
     /// The last failure raised, and the text that the script saw of it: where the call ends with that
     /// text, it fails for that reason.
     pub(crate) raised: Option<(String, Failure)>,
     /// The node's own fault: the call fails with it even where the script caught the error.
     pub(crate) fault: Option<Failure>,
     log_lines: usize,
-    /// Where `_iternext` goes on.
-    cursor: Bytes,
     trace: Option<&'a Trace>,
     /// The line that the running operation logged.
     logged: String,
@@ -54,6 +62,7 @@ impl<'a, 'v> Access<'a, 'v> {
         library: &'a str,
         function: &'a str,
         trace: Option<&'a Trace>,
+        stash: &'a mut Stash,
     ) -> Self {
         Access {
             transaction,
@@ -61,13 +70,33 @@ impl<'a, 'v> Access<'a, 'v> {
             budget,
             library,
             function,
+            stash,
+            environment: None,
+            iterator: Cursor::default(),
+            generation: 0,
             raised: None,
             fault: None,
             log_lines: 0,
-            cursor: Bytes::new(),
             trace,
             logged: String::new(),
         }
+    }
+
+    /// Stores a value: see [`Transaction::put`].
+    fn put(&mut self, key: Bytes, value: Bytes, expires_at_ms: u64, flags: u32) -> Result<u64, Failure> {
+        self.wrote();
+        self.transaction.put(key, value, expires_at_ms, flags)
+    }
+
+    /// Removes a key: see [`Transaction::delete`].
+    fn delete(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
+        self.wrote();
+        self.transaction.delete(key)
+    }
+
+    /// Pages that were read before may be stale.
+    fn wrote(&mut self) {
+        self.generation += 1;
     }
 
     /// A key argument, once it is known to be well-formed and of this shard.
@@ -90,7 +119,7 @@ impl<'a, 'v> Access<'a, 'v> {
             Some(Value::Integer(index)) => index as usize,
             _ => usize::MAX,
         };
-        let Some(operation) = operations().nth(index) else {
+        let Some(operation) = operation(index) else {
             return Err(mlua::Error::runtime("no such operation"));
         };
         let began = self.trace.map(|_| Instant::now());
@@ -132,6 +161,12 @@ impl<'a, 'v> Access<'a, 'v> {
     }
 }
 
+/// The "table" of operations that scripts cannot name: the prelude's functions use them.
+pub(crate) const INTERNAL: &str = "(internal)";
+
+/// Any number of arguments from this one on.
+const MANY: usize = usize::MAX;
+
 /// One function of an API.
 pub(crate) struct Operation {
     /// The global table that holds it; `None`: it is a global function.
@@ -140,14 +175,32 @@ pub(crate) struct Operation {
     pub(crate) arguments: RangeInclusive<usize>,
     /// How many values it returns: 1 or 2. 0: it belongs to the prelude, and answers the error to raise or nil.
     pub(crate) returns: u8,
-    run: fn(&mut Access<'_, '_>, &Lua, &[Value]) -> Answer,
+    run: Run,
+}
+
+type Run = fn(&mut Access<'_, '_>, &Lua, &[Value]) -> Answer;
+
+impl Operation {
+    /// A global function with one result.
+    const fn global(name: &'static str, arguments: RangeInclusive<usize>, run: Run) -> Operation {
+        Operation { table: None, name, arguments, returns: 1, run }
+    }
+
+    /// For the prelude only.
+    const fn internal(name: &'static str, arguments: RangeInclusive<usize>, returns: u8, run: Run) -> Operation {
+        Operation { table: Some(INTERNAL), name, arguments, returns, run }
+    }
+}
+
+fn groups() -> impl Iterator<Item = &'static [Operation]> {
+    [kv::OPERATIONS, log::OPERATIONS, status::OPERATIONS].into_iter().chain(tyrant::GROUPS)
 }
 
 impl Operation {
     /// As scripts write it.
     fn full_name(&self) -> String {
         match self.table {
-            None | Some("prelude") => self.name.to_owned(),
+            None | Some("prelude" | INTERNAL) => self.name.to_owned(),
             Some(table) => format!("{table}.{}", self.name),
         }
     }
@@ -155,7 +208,17 @@ impl Operation {
 
 /// All operations; a bound function knows its own by its place here.
 pub(crate) fn operations() -> impl Iterator<Item = &'static Operation> {
-    kv::OPERATIONS.iter().chain(log::OPERATIONS).chain(status::OPERATIONS).chain(tyrant::operations())
+    groups().flatten()
+}
+
+fn operation(mut index: usize) -> Option<&'static Operation> {
+    for group in groups() {
+        match group.get(index) {
+            Some(operation) => return Some(operation),
+            None => index = index.checked_sub(group.len())?,
+        }
+    }
+    None
 }
 
 /// What an operation returns to the script; most leave the second value nil.
@@ -196,6 +259,8 @@ fn check_argument_count(expected: &RangeInclusive<usize>, count: usize) -> Resul
     let (least, most) = (*expected.start(), *expected.end());
     let expected = match (least, most) {
         (1, 1) => "1 argument".to_owned(),
+        (1, MANY) => "at least 1 argument".to_owned(),
+        (least, MANY) => format!("at least {least} arguments"),
         (least, most) if least == most => format!("{least} arguments"),
         _ => format!("{least} to {most} arguments"),
     };

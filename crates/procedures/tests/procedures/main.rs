@@ -13,4 +13,5 @@ mod results;
 mod shard;
 mod status;
 mod tyrant;
+mod tyrant_iteration;
 mod tyrant_records;

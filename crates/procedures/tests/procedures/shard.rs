@@ -115,3 +115,19 @@ pub(crate) fn failed(outcome: Result<String, Failure>) -> (Reason, String) {
     let failure = outcome.unwrap_err();
     (failure.reason, failure.message)
 }
+
+/// Runs each body in one shard, one after the other, and compares what they return.
+pub(crate) fn answers(cases: &[(&str, &str)]) {
+    let mut shard = Shard::new();
+    for (body, expected) in cases {
+        assert_eq!(shard.run(body).as_deref(), Ok(*expected), "{body}");
+    }
+}
+
+/// Each body is one call of a function that it raises this error for.
+pub(crate) fn misuses(cases: &[(&str, &str)]) {
+    let mut shard = Shard::new();
+    for (body, expected) in cases {
+        assert_eq!(failed(shard.run(body)), (Reason::ProcedureFailed, format!("lib:2: {expected}")), "{body}");
+    }
+}
