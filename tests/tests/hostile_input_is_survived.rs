@@ -52,7 +52,7 @@ function long_result(key) return string.rep("x", 5 * 1024 * 1024) end
 function many_writes(key) for i = 1, 100000 do kv.put(key, string.rep("x", 1000) .. i) kv.put("{" .. key .. "}" .. i, string.rep("x", 1000)) end end
 function big_value(key) kv.put(key, string.rep("x", 2 * 1024 * 1024)) return "stored" end
 function coroutines(key) local t = {} while true do t[#t + 1] = coroutine.create(function() coroutine.yield() end) coroutine.resume(t[#t]) end end
-function escape(key) return tostring(io) .. tostring(os and os.execute) .. tostring(require) .. tostring(loadstring) .. tostring(getfenv and getfenv(0).kv == nil) end
+function escape(key) return tostring(io) .. tostring(os and os.execute) .. tostring(pcall(require, "io") or nil) .. tostring(loadstring) .. tostring(getfenv and getfenv(0).kv == nil) end
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
