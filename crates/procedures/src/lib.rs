@@ -2,23 +2,26 @@
 //!
 //! Owns the Luau virtual machines, the limits on what runs in them, and the functions that scripts
 //! find there: the modern API (`kv.get`, `kv.put`, …; see `api/kv.rs`) and Tokyo Tyrant's (`_get`, `_put`,
-//! …; see `api/tyrant.rs`), with which LightCloud's scripts run unchanged.
+//! …; see `api/tyrant/`), with which LightCloud's scripts run unchanged; and what touches no keys, such as `json`
+//! and `crypto` (`api/pure.rs`).
 //!
-//! An upload passes [`inspect`]: the source compiles, loads within a call's limits and exports something.
+//! An upload passes [`inspect`]: the source compiles, loads within a call's limits and exports something, and
+//! what it requires is found and pinned (`modules.rs`).
 //! A call passes [`Runtime::call`]:
 //!
 //! ```text
 //! source ─compile─► bytecode ─load─► main function            kept, by library name and version
-//!   new environment ─► run main: defines the functions         each call
+//!   new environment ─► run main: defines the functions         each call, for what the library requires first
 //!   the named function (key, args…) ─► kv.*, _get, … ─► Transaction
 //!   result ─► bytes
 //! ```
 //!
 //! Invariants:
 //! - A call sees nothing of the calls before it but what they stored: its variables are its own, and what
-//!   all calls share is read-only.
+//!   all calls share is read-only. Tokyo Tyrant's stash is the exception: calls put there what the next may see.
 //! - A call ends: soon after its CPU time is used up, the next interrupt raises, and every one after it,
 //!   until no `pcall` is left. Its memory, its result and its writes are bounded, too.
+//! - A call can be watched and killed from other threads ([`CallControl`]); one whose kill was accepted fails.
 //! - A call writes through its `Transaction` only. When it fails, the caller discards the transaction,
 //!   and no effect is left.
 //! - A script can name the keys of its own shard only ([`KeyScope`]).
