@@ -9,4 +9,6 @@ mod libraries;
 mod results;
 mod shard;
 mod tyrant;
+mod tyrant_data;
 mod tyrant_iteration;
+mod tyrant_server;

@@ -36,7 +36,7 @@ pub(crate) enum Cursor {
 }
 
 /// `_iterinit()`: begins with the first key; true.
-pub(super) fn iterator_init(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
+fn iterator_init(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
     access.iterator = Cursor::At(Bytes::new());
     one(Value::Boolean(true))
 }
