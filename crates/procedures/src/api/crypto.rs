@@ -120,7 +120,7 @@ fn uuid(_: &Context, lua: &Lua, _: &[Value]) -> Result<Returned, Raised> {
     returned(lua, Uuid::new_v4().hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes())
 }
 
-pub(super) fn in_pieces(context: &Context, bytes: &[u8], mut take: impl FnMut(&[u8])) -> mlua::Result<()> {
+fn in_pieces(context: &Context, bytes: &[u8], mut take: impl FnMut(&[u8])) -> mlua::Result<()> {
     for piece in bytes.chunks(PIECE_BYTES) {
         context.check_budget()?;
         take(piece);

@@ -23,6 +23,7 @@ use mlua::{Lua, MultiValue, Table, Value};
 
 use crate::KeyScope;
 use crate::api::tyrant::iteration::Cursor;
+use crate::api::tyrant::regex::Pattern;
 use crate::api::tyrant::stash::Stash;
 use crate::budget::CpuBudget;
 use crate::text::{text, type_name};
@@ -41,6 +42,8 @@ pub(crate) struct Access<'a, 'v> {
     pub(crate) environment: Option<Table>,
     /// Where `_iternext` goes on.
     iterator: Cursor,
+    /// The pattern that `_regex` compiled last.
+    pattern: Option<Pattern>,
     /// Counts the writes, to keys and to the stash. A page that was read at another count may be stale.
     generation: u64,
     /// The last failure raised, and the text that the script saw of it: where the call ends with that
@@ -73,6 +76,7 @@ impl<'a, 'v> Access<'a, 'v> {
             stash,
             environment: None,
             iterator: Cursor::default(),
+            pattern: None,
             generation: 0,
             raised: None,
             fault: None,

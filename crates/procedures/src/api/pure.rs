@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
-use super::{Raised, check_argument_count, check_budget, crypto, json, tyrant};
+use super::{Raised, check_argument_count, check_budget, crypto, json};
 use crate::budget::CpuBudget;
 
 /// What the running call may use: its CPU time, and as much memory again as its heap for what is made
@@ -96,7 +96,7 @@ pub(crate) fn install(
     let array = lua.create_table()?;
     array.set_readonly(true);
     let context = Arc::new(Context { bounds: Arc::clone(bounds), array, place: place.clone() });
-    for function in json::FUNCTIONS.iter().chain(crypto::FUNCTIONS).chain(tyrant::functions()) {
+    for function in json::FUNCTIONS.iter().chain(crypto::FUNCTIONS) {
         let context = Arc::clone(&context);
         let run = lua.create_function(move |lua, arguments: MultiValue| context.enter(function, lua, arguments))?;
         let wrapped: Function = wrap.call(run)?;

@@ -13,5 +13,6 @@ mod results;
 mod shard;
 mod status;
 mod tyrant;
+mod tyrant_data;
 mod tyrant_iteration;
-mod tyrant_records;
+mod tyrant_server;

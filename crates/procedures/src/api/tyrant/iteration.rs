@@ -36,7 +36,7 @@ pub(crate) enum Cursor {
 }
 
 /// `_iterinit()`: begins with the first key; true.
-pub(super) fn iterator_init(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
+fn iterator_init(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
     access.iterator = Cursor::At(Bytes::new());
     one(Value::Boolean(true))
 }
@@ -47,6 +47,11 @@ fn iterator_next(access: &mut Access<'_, '_>, lua: &Lua, _arguments: &[Value]) -
         Some((key, _)) => one(string(lua, &key)?),
         None => one(None),
     }
+}
+
+/// Begins the iteration at a key.
+pub(super) fn jump(access: &mut Access<'_, '_>, key: Bytes) {
+    access.iterator = Cursor::At(key);
 }
 
 /// The iteration's next pair.

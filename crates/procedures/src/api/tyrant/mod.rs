@@ -8,26 +8,36 @@
 //! Functions that call back into Lua (`_foreach`, `_mapreduce`, `_stashforeach`, `_eval`) and those that are
 //! all tables (`_isect`, `_union`) are written in `tyrant.luau`, over operations that only they can reach.
 
-mod binary;
+mod codec;
+mod hash;
 pub(crate) mod iteration;
+mod misc;
+mod output;
+mod pack;
 mod records;
+pub(crate) mod regex;
 mod server;
 pub(crate) mod stash;
-mod strings;
+mod tcbs;
+mod text;
 
 use mlua::{Lua, Table, Value};
 
-use super::pure::PureFunction;
 use super::{Operation, Raised};
 use crate::text::{integer, type_name};
 
-pub(super) const GROUPS: [&[Operation]; 4] =
-    [records::OPERATIONS, iteration::OPERATIONS, server::OPERATIONS, stash::OPERATIONS];
-
-/// The functions that touch neither the shard nor the stash.
-pub(super) fn functions() -> impl Iterator<Item = &'static PureFunction> {
-    binary::FUNCTIONS.iter().chain(strings::FUNCTIONS)
-}
+pub(super) const GROUPS: [&[Operation]; 10] = [
+    records::OPERATIONS,
+    iteration::OPERATIONS,
+    misc::OPERATIONS,
+    stash::OPERATIONS,
+    server::OPERATIONS,
+    pack::OPERATIONS,
+    codec::OPERATIONS,
+    hash::OPERATIONS,
+    text::OPERATIONS,
+    regex::OPERATIONS,
+];
 
 /// The version of Tokyo Tyrant whose functions these are.
 const VERSION: &str = "1.1.41";

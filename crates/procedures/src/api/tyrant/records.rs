@@ -28,7 +28,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
 const VANISH_PAGE_KEYS: usize = 1024;
 
 /// `_put(k, v)`: stores, whether or not there was a value; true.
-fn put(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+pub(super) fn put(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
     let value = expect_text(lua, "value", &arguments[1])?;
     access.put(key, value, 0, 0)?;
@@ -36,7 +36,7 @@ fn put(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
 }
 
 /// `_putkeep(k, v)`: stores where there is no value; else leaves it and answers false.
-fn put_keep(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+pub(super) fn put_keep(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
     let value = expect_text(lua, "value", &arguments[1])?;
     let absent = access.transaction.get(&key)?.is_none();
@@ -47,7 +47,7 @@ fn put_keep(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answ
 }
 
 /// `_putcat(k, v)`: appends, keeping expiry and flags; true.
-fn put_concatenated(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+pub(super) fn put_concatenated(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
     let tail = expect_text(lua, "value", &arguments[1])?;
     match access.transaction.get(&key)? {
@@ -65,7 +65,7 @@ fn put_concatenated(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value])
 }
 
 /// `_out(k)`: removes; false where there was nothing.
-fn out(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
+pub(super) fn out(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
     one(Value::Boolean(access.delete(&key)?.is_some()))
 }
@@ -183,13 +183,13 @@ fn remove_all(access: &mut Access<'_, '_>) -> Result<(), Raised> {
 }
 
 /// `_rnum()`: how many keys the shard has. Counted, which takes time where there are many.
-pub(super) fn record_count(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
+fn record_count(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
     let (count, _) = measure(access)?;
     one(Value::Number(count as f64))
 }
 
 /// `_size()`: bytes of the shard's keys and values. Counted, too.
-pub(super) fn size(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
+fn size(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
     let (_, bytes) = measure(access)?;
     one(Value::Number(bytes as f64))
 }
