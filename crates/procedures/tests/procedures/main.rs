@@ -10,5 +10,7 @@ mod results;
 mod shard;
 mod tyrant;
 mod tyrant_data;
+mod tyrant_hostile;
 mod tyrant_iteration;
+mod tyrant_scripts;
 mod tyrant_server;

@@ -49,7 +49,7 @@ fn misc(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
         (b"putcat", [key, value, ..]) => {
             is_true(records::put_concatenated(access, lua, &[key.clone(), value.clone()])?)
         }
-        (b"out", [key, ..]) => is_true(records::out(access, lua, &[key.clone()])?),
+        (b"out", [key, ..]) => is_true(records::out(access, lua, std::slice::from_ref(key))?),
         (b"get", [key, ..]) => push_value(access, lua, &list, key)?,
         (b"getpart", [key, ..]) => push_part(access, lua, &list, key, given.get(1), given.get(2))?,
         (b"putlist", _) => {
