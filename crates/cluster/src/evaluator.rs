@@ -124,6 +124,7 @@ impl ShardEvaluator {
             key: &request.key,
             args: &request.args,
             trace,
+            dry_run: request.dry_run,
         };
         let began = Instant::now();
         let outcome = self.runtime.call(invocation, transaction, &scope);

@@ -2,7 +2,7 @@
 //!
 //! Owns the Luau virtual machines, the limits on what runs in them, and the functions that scripts
 //! find there: the modern API (`kv.get`, `kv.put`, …; see `api/kv.rs`) and Tokyo Tyrant's (`_get`, `_put`,
-//! …; see `api/tyrant/`), with which LightCloud's scripts run unchanged; and what touches no keys, such as `json`
+//! …; see `api/tyrant/`), with which its scripts, and LightCloud's, run unchanged; and what touches no keys, such as `json`
 //! and `crypto` (`api/pure.rs`).
 //!
 //! An upload passes [`inspect`]: the source compiles, loads within a call's limits and exports something, and
@@ -17,13 +17,13 @@
 //! ```
 //!
 //! Invariants:
-//! - A call sees nothing of the calls before it but what they stored: its variables are its own, and what
-//!   all calls share is read-only. Tokyo Tyrant's stash is the exception: calls put there what the next may see.
+//! - A call sees nothing of the calls before it but what they stored, in keys or in Tokyo Tyrant's stash: its
+//!   variables are its own, and what all calls share is read-only.
 //! - A call ends: soon after its CPU time is used up, the next interrupt raises, and every one after it,
 //!   until no `pcall` is left. Its memory, its result and its writes are bounded, too.
 //! - A call can be watched and killed from other threads ([`CallControl`]); one whose kill was accepted fails.
-//! - A call writes through its `Transaction` only. When it fails, the caller discards the transaction,
-//!   and no effect is left.
+//! - A call writes through its `Transaction` and to the stash only. When it fails, the caller discards the
+//!   transaction, the runtime undoes what was done to the stash, and no effect is left.
 //! - A script can name the keys of its own shard only ([`KeyScope`]).
 //!
 //! A call may use time and randomness, unlike in systems that run scripts on every replica: only the

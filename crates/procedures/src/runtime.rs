@@ -52,6 +52,8 @@ pub struct Invocation<'a> {
     pub args: &'a [Bytes],
     /// Takes down what the call does.
     pub trace: Option<&'a Trace>,
+    /// Its writes will be discarded: Tokyo Tyrant's stash stays as it was.
+    pub dry_run: bool,
 }
 
 /// What a successful call gives.
@@ -138,8 +140,8 @@ impl Runtime {
             false => outcome,
         };
         match &outcome {
-            Ok(_) => self.stash.keep(),
-            Err(_) => self.stash.undo(),
+            Ok(_) if !invocation.dry_run => self.stash.keep(),
+            _ => self.stash.undo(),
         }
         match &outcome {
             Err(failure) if is_kill(failure.reason) => self.discard_machine(),
@@ -154,7 +156,7 @@ impl Runtime {
         transaction: &mut Transaction<'_>,
         scope: &dyn KeyScope,
     ) -> Result<CallOutcome, Failure> {
-        let Invocation { library, required, function, key, args, trace } = invocation;
+        let Invocation { library, required, function, key, args, trace, .. } = invocation;
         for library in required.iter().chain([library]) {
             self.compiled_first(library)?;
         }

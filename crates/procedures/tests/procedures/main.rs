@@ -14,5 +14,7 @@ mod shard;
 mod status;
 mod tyrant;
 mod tyrant_data;
+mod tyrant_hostile;
 mod tyrant_iteration;
+mod tyrant_scripts;
 mod tyrant_server;

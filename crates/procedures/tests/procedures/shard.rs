@@ -14,6 +14,8 @@ pub(crate) struct Shard {
     versions: Vec<Bytes>,
     /// How many effects the last successful call had.
     pub(crate) effects: usize,
+    /// Whether the next calls are dry runs. (Their writes are applied all the same: the caller would discard them.)
+    pub(crate) dry_run: bool,
 }
 
 /// Keys that begin so lie in another shard.
@@ -28,7 +30,7 @@ impl Shard {
         let mut head = ShardHead::default();
         head.advance_to(Moment { now_ms: 1_000_000 });
         let view = MemoryView::new();
-        Shard { view, head, limits, runtime: Runtime::new(limits, 0), versions: Vec::new(), effects: 0 }
+        Shard { view, head, limits, runtime: Runtime::new(limits, 0), versions: Vec::new(), effects: 0, dry_run: false }
     }
 
     /// Calls `main` of the source, which may be Lua text with `main` as its only function.
@@ -78,7 +80,7 @@ impl Shard {
         let mut transaction = Transaction::new(&self.view, self.head, &self.limits);
         let key = Bytes::from_static(b"k");
         let outcome = self.runtime.call(
-            Invocation { library, required, function, key: &key, args: &args, trace: None },
+            Invocation { library, required, function, key: &key, args: &args, trace: None, dry_run: self.dry_run },
             &mut transaction,
             &scope,
         )?;

@@ -164,3 +164,13 @@ fn a_failed_call_leaves_the_stash_as_it_was() {
         assert_eq!(shard.run(list).as_deref(), Ok("a=1 b=2 "), "{body}");
     }
 }
+
+#[test]
+fn a_dry_run_leaves_the_stash_as_it_was() {
+    let mut shard = Shard::new();
+    assert_eq!(shard.run("_stashput('a', 1) return 'ok'").as_deref(), Ok("ok"));
+    shard.dry_run = true;
+    assert_eq!(shard.run("_stashput('a', 2) _stashput('b', 2) return _stashget('a')").as_deref(), Ok("2"));
+    shard.dry_run = false;
+    assert_eq!(shard.run("return _stashget('a') .. tostring(_stashget('b'))").as_deref(), Ok("1nil"));
+}

@@ -100,7 +100,7 @@ fn the_server_as_a_script_sees_it() {
         ("_lock()", "_lock: expected 1 argument, got 0"),
         ("_unlock()", "_unlock: expected 1 argument, got 0"),
         ("_eval()", "_eval: expected 1 argument, got 0"),
-        ("_eval(1)", "load: the chunk must be a string, got number"),
+        ("_eval(1)", "_eval: the chunk must be a string, got number"),
     ]);
 }
 

@@ -19,7 +19,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation::global("_glob", 1..=1, refuse),
     Operation::global("_remove", 1..=1, refuse),
     Operation::global("_mkdir", 1..=1, refuse),
-    Operation::internal("load", 1..=1, 2, load),
+    Operation::internal("_eval", 1..=1, 2, load),
 ];
 
 /// How long `_sleep` may go without a look at the call's limits.
@@ -76,7 +76,7 @@ fn refuse(_access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Ans
     Err(Raised::Misuse("refused: a procedure cannot touch the server's files".to_owned()))
 }
 
-/// `load(source)`: the source as a function in the call's environment; or nil and what is wrong with it. A
+/// What `_eval` begins with: the source as a function in the call's environment; or nil and what is wrong with it. A
 /// source is as long as a library may be.
 fn load(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     check_budget(access.budget)?;

@@ -1,4 +1,5 @@
-//! The stash: a map in the memory of the shard's leader, shared by all calls there and lost with it.
+//! The stash: a map in the memory of the shard's leader, shared by all calls there and lost with it. A node that leads
+//! again finds what it left.
 //!
 //! It is bounded in entries and bytes, and what a failed call did to it is undone: for each key that a call
 //! touches, the value from before the call is kept until the call ends.
