@@ -49,22 +49,21 @@ pub(crate) fn table(header: impl IntoIterator<Item = &'static str>) -> Table {
     table
 }
 
-/// Prints a table, without the blanks that fill its last column.
+/// Prints a table.
 pub(crate) fn print_table(table: &Table) -> io::Result<()> {
     line(table_text(table))
 }
 
-fn table_text(table: &Table) -> String {
+/// A table as lines, without the blanks that fill its last column.
+pub(crate) fn table_text(table: &Table) -> String {
     let lines: Vec<String> =
         table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
     lines.join("\n")
 }
 
 /// What explains a result, beside it: standard output has the result alone.
-pub(crate) fn explain(text: &dyn std::fmt::Display) {
-    let text = text.to_string();
-    let lines: Vec<_> = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
-    eprintln!("{}", lines.join("\n"));
+pub(crate) fn explain(text: impl AsRef<str>) {
+    eprintln!("{}", text.as_ref());
 }
 
 /// Bytes in an object: text under `name` where they are UTF-8, else base64 under `name_base64`.

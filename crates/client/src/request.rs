@@ -2,15 +2,13 @@
 
 use bytes::Bytes;
 use cirrus_proto::v1::{
-    ActivateLibraryRequest, ActivateLibraryResponse, KillCallRequest, KillCallResponse, ListLibraryVersionsRequest,
-    ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse, RollbackLibraryRequest,
-    RollbackLibraryResponse,
-};
-use cirrus_proto::v1::{
-    BatchRequest, BatchResponse, CallRequest, CallResponse, DeleteLibraryRequest, DeleteLibraryResponse, DeleteRequest,
-    DeleteResponse, GetLibraryRequest, GetLibraryResponse, GetRequest, GetResponse, IncrementRequest,
-    IncrementResponse, ListLibrariesRequest, ListLibrariesResponse, PutRequest, PutResponse, RequestId, StatusRequest,
-    StatusResponse, TransactRequest, TransactResponse, UploadLibraryRequest, UploadLibraryResponse,
+    ActivateLibraryRequest, ActivateLibraryResponse, BatchRequest, BatchResponse, CallRequest, CallResponse,
+    DeleteLibraryRequest, DeleteLibraryResponse, DeleteRequest, DeleteResponse, GetLibraryRequest, GetLibraryResponse,
+    GetRequest, GetResponse, IncrementRequest, IncrementResponse, KillCallRequest, KillCallResponse,
+    ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest, ListLibraryVersionsResponse,
+    ListRunningCallsRequest, ListRunningCallsResponse, PutRequest, PutResponse, RequestId, RollbackLibraryRequest,
+    RollbackLibraryResponse, StatusRequest, StatusResponse, TransactRequest, TransactResponse, UploadLibraryRequest,
+    UploadLibraryResponse,
 };
 use cirrus_proto::v1::{transact_operation, write_operation};
 

@@ -11,7 +11,7 @@ use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::routing::{routing_key, shard_of_key};
-use cirrus_proto::v1::{self, CallEffect, CallRequest, CallResponse, CallStep, DryRun};
+use cirrus_proto::v1::{CallEffect, CallRequest, CallResponse, CallStep, DryRun};
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Evaluated, Evaluator};
 
@@ -86,15 +86,7 @@ impl ShardEvaluator {
         let (response, failure) = match outcome {
             Ok(outcome) => (call_response(version, outcome), None),
             Err(failure) if failure.reason == Reason::Internal => return Err(failure),
-            Err(failure) => {
-                let failure = v1::Failure {
-                    code: failure.code().into(),
-                    message: failure.message,
-                    reason: failure.reason.as_str().to_owned(),
-                    retry_after_ms: 0,
-                };
-                (CallResponse { library_version: version, ..Default::default() }, Some(failure))
-            }
+            Err(failure) => (CallResponse { library_version: version, ..Default::default() }, Some(failure.into())),
         };
         let effects = written.into_iter().map(|(key, value)| match value {
             Some(value) => CallEffect { key, deleted: false, value: value.value, expires_at_ms: value.expires_at_ms },

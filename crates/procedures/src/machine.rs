@@ -20,7 +20,7 @@ use mlua::state::{GcIncParams, GcMode};
 use mlua::{BorrowedBytes, FromLuaMulti, Function, IntoLuaMulti, Lua, LuaString, MultiValue, Table, Value, VmState};
 
 use crate::api::pure::Bounds;
-use crate::api::{Access, INTERNAL, operations, pure, tyrant};
+use crate::api::{Access, INTERNAL, define, operations, pure, tyrant};
 use crate::budget::CpuBudget;
 use crate::library::{LibrarySource, Requirement};
 use crate::modules::Modules;
@@ -94,18 +94,14 @@ impl Machine {
             let function: Function = bind.call((index, operation.returns))?;
             match operation.table {
                 Some(INTERNAL) => internal.raw_set(operation.name, function)?,
-                None => globals.raw_set(operation.name, function)?,
-                Some(name) => match globals.raw_get::<Option<Table>>(name)? {
-                    Some(table) => table.raw_set(operation.name, function)?,
-                    None => globals.raw_set(name, lua.create_table_from([(operation.name, function)])?)?,
-                },
+                table => define(&lua, &globals, table, operation.name, function)?,
             }
         }
         let requires_nothing = require_from.call((lua.create_table()?, lua.create_table_from([("missing", true)])?))?;
         let budget = Arc::new(CpuBudget::new(killed));
         let bounds = Arc::new(Bounds { budget: Arc::clone(&budget), memory_bytes: AtomicUsize::new(0) });
         pure::install(&lua, &globals, &function("wrap")?, &function("place")?, &bounds)?;
-        function("finish")?.call::<()>(())?;
+        function("finish")?.call::<()>(&internal)?;
         tyrant::define_variables(&lua, &globals)?;
         run_prelude::<()>(&lua, include_str!("tyrant.luau"), (&globals, internal))?;
         lua.sandbox(true)?;

@@ -119,6 +119,18 @@ impl From<Failure> for Status {
     }
 }
 
+/// As a message of its own, where one answer carries many outcomes.
+impl From<Failure> for crate::v1::Failure {
+    fn from(failure: Failure) -> Self {
+        crate::v1::Failure {
+            code: failure.code().into(),
+            message: failure.message,
+            reason: failure.reason.as_str().to_owned(),
+            retry_after_ms: failure.retry_after.map_or(0, |delay| delay.as_millis() as u64),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,17 +41,17 @@ pub(super) async fn run(global: &Global, request: CallRequest) -> Outcome {
 
 fn explain(answer: &CallResponse) {
     if !answer.steps.is_empty() {
-        output::explain(&steps(&answer.steps));
+        output::explain(output::table_text(&steps(&answer.steps)));
     }
     match &answer.dry_run {
         Some(dry_run) if dry_run.failure.is_none() && dry_run.effects.is_empty() => {
-            output::explain(&"it would write nothing");
+            output::explain("it would write nothing");
         }
-        Some(dry_run) if dry_run.failure.is_none() => output::explain(&effects(&dry_run.effects)),
+        Some(dry_run) if dry_run.failure.is_none() => output::explain(output::table_text(&effects(&dry_run.effects))),
         _ => {}
     }
     let (version, cpu_us, memory_bytes) = (answer.library_version, answer.cpu_us, answer.memory_bytes);
-    output::explain(&format!("version {version}, {cpu_us} us of CPU time, {memory_bytes} bytes of memory"));
+    output::explain(format!("version {version}, {cpu_us} us of CPU time, {memory_bytes} bytes of memory"));
 }
 
 fn steps(steps: &[CallStep]) -> Table {

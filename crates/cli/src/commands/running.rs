@@ -31,7 +31,7 @@ pub(super) async fn list(global: &Global) -> Outcome {
             }
             output::print_table(&table)?;
             for node_id in answer.unreachable_node_ids {
-                output::explain(&format!("node {node_id} does not answer"));
+                output::explain(format!("node {node_id} does not answer"));
             }
         }
     }

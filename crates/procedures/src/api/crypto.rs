@@ -23,10 +23,7 @@ use sha2::{Digest, Sha256, Sha512};
 use uuid::Uuid;
 
 use super::pure::{Context, PureFunction, Returned};
-use super::{Raised, expect_text, string};
-
-/// Between pieces of this size, the CPU time is looked at: MD5 takes about a tenth of a millisecond each.
-const PIECE_BYTES: usize = 64 * 1024;
+use super::{Raised, expect_text, hex_value, in_pieces, string};
 
 pub(super) const FUNCTIONS: &[PureFunction] = &[
     PureFunction { table: Some("crypto"), name: "sha256", arguments: 1..=1, run: digest::<Sha256> },
@@ -45,7 +42,7 @@ pub(super) const FUNCTIONS: &[PureFunction] = &[
 fn digest<D: Digest>(context: &Context, lua: &Lua, arguments: &[Value]) -> Result<Returned, Raised> {
     let bytes = expect_text(lua, "the argument", &arguments[0])?;
     let mut digest = D::new();
-    in_pieces(context, &bytes, |piece| digest.update(piece))?;
+    in_pieces(context.budget(), &bytes, |piece| digest.update(piece))?;
     returned(lua, &hex(&digest.finalize()))
 }
 
@@ -55,20 +52,20 @@ fn hmac_sha256(context: &Context, lua: &Lua, arguments: &[Value]) -> Result<Retu
     // A key longer than a block stands for its digest; here it is made in pieces.
     let key = if key.len() > 64 {
         let mut digest = Sha256::new();
-        in_pieces(context, &key, |piece| digest.update(piece))?;
+        in_pieces(context.budget(), &key, |piece| digest.update(piece))?;
         Bytes::copy_from_slice(&digest.finalize())
     } else {
         key
     };
     let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
-    in_pieces(context, &bytes, |piece| mac.update(piece))?;
+    in_pieces(context.budget(), &bytes, |piece| mac.update(piece))?;
     returned(lua, &hex(&mac.finalize().into_bytes()))
 }
 
 fn crc32(context: &Context, lua: &Lua, arguments: &[Value]) -> Result<Returned, Raised> {
     let bytes = expect_text(lua, "the argument", &arguments[0])?;
     let mut hasher = crc32fast::Hasher::new();
-    in_pieces(context, &bytes, |piece| hasher.update(piece))?;
+    in_pieces(context.budget(), &bytes, |piece| hasher.update(piece))?;
     Ok(Returned::Value(Value::Integer(i64::from(hasher.finalize()))))
 }
 
@@ -88,7 +85,7 @@ fn hex_encode(context: &Context, lua: &Lua, arguments: &[Value]) -> Result<Retur
     let bytes = expect_text(lua, "the argument", &arguments[0])?;
     context.check_memory(bytes.len().saturating_mul(2))?;
     let mut text = Vec::with_capacity(bytes.len() * 2);
-    in_pieces(context, &bytes, |piece| text.extend_from_slice(&hex(piece)))?;
+    in_pieces(context.budget(), &bytes, |piece| text.extend_from_slice(&hex(piece)))?;
     returned(lua, &text)
 }
 
@@ -99,7 +96,7 @@ fn hex_decode(context: &Context, lua: &Lua, arguments: &[Value]) -> Result<Retur
     }
     let mut bytes = Vec::with_capacity(text.len() / 2);
     let mut stray = None;
-    in_pieces(context, &text, |piece| {
+    in_pieces(context.budget(), &text, |piece| {
         for pair in piece.chunks_exact(2) {
             match (hex_value(pair[0]), hex_value(pair[1])) {
                 (Some(high), Some(low)) => bytes.push(high << 4 | low),
@@ -120,14 +117,6 @@ fn uuid(_: &Context, lua: &Lua, _: &[Value]) -> Result<Returned, Raised> {
     returned(lua, Uuid::new_v4().hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes())
 }
 
-fn in_pieces(context: &Context, bytes: &[u8], mut take: impl FnMut(&[u8])) -> mlua::Result<()> {
-    for piece in bytes.chunks(PIECE_BYTES) {
-        context.check_budget()?;
-        take(piece);
-    }
-    Ok(())
-}
-
 fn returned(lua: &Lua, bytes: &[u8]) -> Result<Returned, Raised> {
     Ok(Returned::Value(string(lua, bytes)?))
 }
@@ -135,13 +124,4 @@ fn returned(lua: &Lua, bytes: &[u8]) -> Result<Returned, Raised> {
 fn hex(bytes: &[u8]) -> Vec<u8> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).collect()
-}
-
-fn hex_value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
 }

@@ -105,13 +105,7 @@ fn compare_and_set(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) 
 fn append(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
     let tail = expect_text(lua, "tail", &arguments[1])?;
-    let (value, expires_at_ms, flags) = match access.transaction.get(&key)? {
-        Some(found) => (Bytes::from([found.value, tail].concat()), found.expires_at_ms, found.flags),
-        None => (tail, 0, 0),
-    };
-    let size = value.len() as i64;
-    access.put(key, value, expires_at_ms, flags)?;
-    one(Value::Integer(size))
+    one(Value::Integer(access.append(key, tail)? as i64))
 }
 
 fn version(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {

@@ -25,7 +25,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation { table: Some("log"), name: "error", arguments: 0..=ARGUMENTS_MAX, returns: 1, run: error },
     Operation { table: None, name: "print", arguments: 0..=ARGUMENTS_MAX, returns: 1, run: info },
     // What the prelude makes `log(…)` of.
-    Operation { table: Some("prelude"), name: "log", arguments: 0..=ARGUMENTS_MAX, returns: 0, run: info },
+    Operation::internal("log", 0..=ARGUMENTS_MAX, 0, info),
 ];
 
 pub(super) fn debug(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
@@ -54,9 +54,9 @@ fn write(access: &mut Access<'_, '_>, lua: &Lua, level: Level, arguments: &[Valu
         return one(None);
     }
     let line = line(lua, arguments)?;
-    let line = String::from_utf8_lossy(&line).into_owned();
+    let line = String::from_utf8_lossy(&line);
     if access.trace.is_some() {
-        access.logged.clone_from(&line);
+        access.logged = line.to_string();
     }
     match level {
         Level::ERROR => tracing::error!(library, function, "{line}"),

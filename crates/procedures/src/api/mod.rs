@@ -19,7 +19,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use cirrus_engine::{Transaction, Value as Stored};
 use cirrus_proto::{Failure, Reason};
-use mlua::{Lua, MultiValue, Table, Value};
+use mlua::{Function, Lua, MultiValue, Table, Value};
 
 use crate::KeyScope;
 use crate::api::tyrant::iteration::Cursor;
@@ -90,6 +90,17 @@ impl<'a, 'v> Access<'a, 'v> {
     fn put(&mut self, key: Bytes, value: Bytes, expires_at_ms: u64, flags: u32) -> Result<u64, Failure> {
         self.wrote();
         self.transaction.put(key, value, expires_at_ms, flags)
+    }
+
+    /// Stores a value behind the one that is there, whose expiry and flags stay. The new size, bytes.
+    fn append(&mut self, key: Bytes, tail: Bytes) -> Result<usize, Failure> {
+        let (value, expires_at_ms, flags) = match self.transaction.get(&key)? {
+            Some(found) => (Bytes::from([found.value, tail].concat()), found.expires_at_ms, found.flags),
+            None => (tail, 0, 0),
+        };
+        let size = value.len();
+        self.put(key, value, expires_at_ms, flags)?;
+        Ok(size)
     }
 
     /// Removes a key: see [`Transaction::delete`].
@@ -194,20 +205,18 @@ impl Operation {
     const fn internal(name: &'static str, arguments: RangeInclusive<usize>, returns: u8, run: Run) -> Operation {
         Operation { table: Some(INTERNAL), name, arguments, returns, run }
     }
+
+    /// As scripts write it.
+    fn full_name(&self) -> String {
+        match self.table {
+            None | Some(INTERNAL) => self.name.to_owned(),
+            Some(table) => format!("{table}.{}", self.name),
+        }
+    }
 }
 
 fn groups() -> impl Iterator<Item = &'static [Operation]> {
     [kv::OPERATIONS, log::OPERATIONS, status::OPERATIONS].into_iter().chain(tyrant::GROUPS)
-}
-
-impl Operation {
-    /// As scripts write it.
-    fn full_name(&self) -> String {
-        match self.table {
-            None | Some("prelude" | INTERNAL) => self.name.to_owned(),
-            Some(table) => format!("{table}.{}", self.name),
-        }
-    }
 }
 
 /// All operations; a bound function knows its own by its place here.
@@ -295,6 +304,38 @@ fn check_budget(budget: &CpuBudget) -> mlua::Result<()> {
         return Err(mlua::Error::runtime("out of CPU time"));
     }
     Ok(())
+}
+
+/// Bytes between two looks at the clock. MD5 takes about a tenth of a millisecond for so many.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Hands out bytes piece by piece, for as long as the call has CPU time.
+fn in_pieces(budget: &CpuBudget, bytes: &[u8], mut take: impl FnMut(&[u8])) -> mlua::Result<()> {
+    for piece in bytes.chunks(PIECE_BYTES) {
+        check_budget(budget)?;
+        take(piece);
+    }
+    Ok(())
+}
+
+/// What a hexadecimal digit, of either case, stands for.
+fn hex_value(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}
+
+/// Defines a function, global or in a global table, which is made where it is not there.
+pub(crate) fn define(
+    lua: &Lua,
+    globals: &Table,
+    table: Option<&str>,
+    name: &str,
+    function: Function,
+) -> mlua::Result<()> {
+    let Some(table) = table else { return globals.raw_set(name, function) };
+    match globals.raw_get::<Option<Table>>(table)? {
+        Some(table) => table.raw_set(name, function),
+        None => globals.raw_set(table, lua.create_table_from([(name, function)])?),
+    }
 }
 
 #[cfg(test)]

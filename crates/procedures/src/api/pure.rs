@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
-use super::{Raised, check_argument_count, check_budget, crypto, json};
+use super::{Raised, check_argument_count, check_budget, crypto, define, json};
 use crate::budget::CpuBudget;
 
 /// What the running call may use: its CPU time, and as much memory again as its heap for what is made
@@ -29,8 +29,12 @@ pub(super) struct Context {
 }
 
 impl Context {
+    pub(super) fn budget(&self) -> &CpuBudget {
+        &self.bounds.budget
+    }
+
     pub(super) fn check_budget(&self) -> mlua::Result<()> {
-        check_budget(&self.bounds.budget)
+        check_budget(self.budget())
     }
 
     /// Fails, as an allocation of Luau's does, where a call's memory could not hold that many bytes.
@@ -100,18 +104,7 @@ pub(crate) fn install(
         let context = Arc::clone(&context);
         let run = lua.create_function(move |lua, arguments: MultiValue| context.enter(function, lua, arguments))?;
         let wrapped: Function = wrap.call(run)?;
-        let table = match function.table {
-            None => globals.clone(),
-            Some(name) => match globals.raw_get::<Option<Table>>(name)? {
-                Some(table) => table,
-                None => {
-                    let table = lua.create_table()?;
-                    globals.raw_set(name, &table)?;
-                    table
-                }
-            },
-        };
-        table.raw_set(function.name, wrapped)?;
+        define(lua, globals, function.table, function.name, wrapped)?;
     }
     globals.raw_get::<Table>("json")?.raw_set("null", Value::NULL)
 }

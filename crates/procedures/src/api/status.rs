@@ -18,8 +18,7 @@ const MESSAGE_BYTES: usize = 768;
 /// Longest reason, bytes.
 const REASON_BYTES: usize = 64;
 
-pub(super) const OPERATIONS: &[Operation] =
-    &[Operation { table: Some("prelude"), name: "error", arguments: 2..=3, returns: 0, run: raise }];
+pub(super) const OPERATIONS: &[Operation] = &[Operation::internal("error", 2..=3, 0, raise)];
 
 fn raise(_: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let code = expect_text(lua, "code", &arguments[0])?;

@@ -1,5 +1,6 @@
 //! Between a pipeline's messages and what a shard evaluates.
 
+use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::{Command, command, reply};
 use cirrus_proto::v1::pipeline_request::Request;
 use cirrus_proto::v1::pipeline_response::Response;
@@ -7,7 +8,6 @@ use cirrus_proto::v1::{
     GetRequest, ReadConsistency, TransactOperation, TransactRequest, TransactResponse, transact_operation,
     transact_result,
 };
-use cirrus_proto::{Failure, v1};
 
 use super::lane::Access;
 
@@ -121,12 +121,7 @@ pub(super) fn response_of_reply(reply: reply::Kind) -> Option<Response> {
 
 /// A failed request's answer.
 pub(super) fn response_of_failure(failure: Failure) -> Response {
-    Response::Failure(v1::Failure {
-        code: failure.code() as i32,
-        message: failure.message,
-        reason: failure.reason.as_str().to_owned(),
-        retry_after_ms: failure.retry_after.map_or(0, |delay| delay.as_millis() as u64),
-    })
+    Response::Failure(failure.into())
 }
 
 #[cfg(test)]
@@ -139,6 +134,7 @@ mod tests {
     use cirrus_proto::v1::{GetResponse, TransactResult};
 
     use super::*;
+    use cirrus_proto::v1;
 
     #[test]
     fn a_request_survives_the_way_to_a_command_and_back() {

@@ -22,7 +22,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encod
 
 use super::output::Output;
 use super::tcbs;
-use crate::api::{Access, Answer, Operation, Raised, expect_text, one, string};
+use crate::api::{Access, Answer, Operation, PIECE_BYTES, Raised, expect_text, hex_value, one, string};
 
 pub(super) const OPERATIONS: &[Operation] = &[Operation::global("_codec", 2..=2, codec)];
 
@@ -50,9 +50,6 @@ const ENTITIES: [(u8, &[u8]); 4] = [(b'&', b"&amp;"), (b'<', b"&lt;"), (b'>', b"
 
 /// Longest run that `pack` notes at once.
 const PACK_RUN_MAX: usize = 127;
-
-/// What is compressed between two looks at the clock, bytes.
-const PIECE_BYTES: usize = 64 * 1024;
 
 /// zlib's and gzip's level of compression, and bzip2's, as Tokyo Cabinet has them.
 const DEFLATE_LEVEL: u32 = 6;
@@ -150,7 +147,7 @@ fn decode_quoted(mut data: &[u8], out: &mut Output<'_>) -> Coded {
     while let Some((&byte, rest)) = data.split_first() {
         data = match (byte, rest) {
             (b'=', [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] | [b'\r', rest @ ..] | rest @ []) => rest,
-            (b'=', [high, low, rest @ ..]) => match (digit(*high), digit(*low)) {
+            (b'=', [high, low, rest @ ..]) => match (hex_value(*high), hex_value(*low)) {
                 (Some(high), Some(low)) => {
                     out.push(high << 4 | low)?;
                     rest
@@ -178,16 +175,12 @@ fn encode_hex(data: &[u8], out: &mut Output<'_>) -> Coded {
 fn decode_hex(data: &[u8], out: &mut Output<'_>) -> Coded {
     let mut digits = data.iter().copied().filter(|&byte| byte > b' ');
     while let Some(high) = digits.next() {
-        match (digit(high), digits.next().and_then(digit)) {
+        match (hex_value(high), digits.next().and_then(hex_value)) {
             (Some(high), Some(low)) => out.push(high << 4 | low)?,
             _ => return Ok(false),
         }
     }
     Ok(true)
-}
-
-fn digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
 fn encode_xml(data: &[u8], out: &mut Output<'_>) -> Coded {

@@ -4,13 +4,10 @@ use md5::{Digest as _, Md5};
 use mlua::{Lua, Value};
 
 use super::expect_number;
-use crate::api::{Access, Answer, Operation, Raised, check_budget, expect_text, one, string};
+use crate::api::{Access, Answer, Operation, Raised, expect_text, in_pieces, one, string};
 
 pub(super) const OPERATIONS: &[Operation] =
     &[Operation::global("_hash", 2..=2, hash), Operation::global("_bit", 2..=3, bit)];
-
-/// Bytes between two looks at the clock.
-const PIECE_BYTES: usize = 1024 * 1024;
 
 /// `_hash(mode, text)`: `md5` in 32 hexadecimal digits, `md5raw` in 16 bytes, `crc32` (zlib's) as a number. Upper case
 /// is the same; nil for another mode.
@@ -20,10 +17,7 @@ fn hash(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     match &*mode {
         b"md5" | b"md5raw" => {
             let mut digest = Md5::new();
-            for piece in data.chunks(PIECE_BYTES) {
-                check_budget(access.budget)?;
-                digest.update(piece);
-            }
+            in_pieces(access.budget, &data, |piece| digest.update(piece))?;
             let digest = digest.finalize();
             match &*mode {
                 b"md5raw" => one(string(lua, &digest)?),
@@ -32,10 +26,7 @@ fn hash(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
         }
         b"crc32" => {
             let mut sum = crc32fast::Hasher::new();
-            for piece in data.chunks(PIECE_BYTES) {
-                check_budget(access.budget)?;
-                sum.update(piece);
-            }
+            in_pieces(access.budget, &data, |piece| sum.update(piece))?;
             one(Value::Number(f64::from(sum.finalize())))
         }
         _ => one(None),

@@ -19,11 +19,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation::internal("text", 1..=1, 1, text),
 ];
 
-/// Most pairs in a page that `_foreach` reads at once.
-const PAGE_PAIRS: usize = 128;
+/// Most pairs in a page that `_foreach` or `_stashforeach` reads at once.
+pub(super) const PAGE_PAIRS: usize = 128;
 
 /// A page ends after the pair that makes it this large, bytes.
-const PAGE_BYTES: usize = 128 * 1024;
+pub(super) const PAGE_BYTES: usize = 128 * 1024;
 
 /// Where an iteration over the shard's keys stands.
 #[derive(Default)]

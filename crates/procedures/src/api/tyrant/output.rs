@@ -2,12 +2,9 @@
 
 use std::io;
 
-use crate::api::{Access, Raised, check_budget};
+use crate::api::{Access, PIECE_BYTES, Raised, check_budget};
 use crate::budget::CpuBudget;
 use crate::trouble::call_memory;
-
-/// Bytes between two looks at the clock.
-const CHECK_BYTES: usize = 64 * 1024;
 
 /// Bytes in the making. One that grows beyond the memory of a call fails with `CALL_MEMORY`.
 pub(super) struct Output<'a> {
@@ -24,7 +21,7 @@ impl<'a> Output<'a> {
         Output {
             bytes: Vec::new(),
             limit: access.transaction.limits().call_memory_bytes,
-            check_at: CHECK_BYTES,
+            check_at: PIECE_BYTES,
             budget: access.budget,
             library: access.library,
             function: access.function,
@@ -38,7 +35,7 @@ impl<'a> Output<'a> {
         }
         if length >= self.check_at {
             check_budget(self.budget)?;
-            self.check_at = length + CHECK_BYTES;
+            self.check_at = length + PIECE_BYTES;
         }
         self.bytes.extend_from_slice(bytes);
         Ok(())
@@ -50,7 +47,7 @@ impl<'a> Output<'a> {
 
     /// Takes all that `source` has. False: it is damaged, or ends too early.
     pub(super) fn read_from(&mut self, mut source: impl io::Read) -> Result<bool, Raised> {
-        let mut piece = vec![0; CHECK_BYTES];
+        let mut piece = vec![0; PIECE_BYTES];
         loop {
             check_budget(self.budget)?;
             match source.read(&mut piece) {

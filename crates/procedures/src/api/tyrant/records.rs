@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use mlua::{Lua, Value};
 
 use super::expect_number;
@@ -50,17 +50,7 @@ pub(super) fn put_keep(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Valu
 pub(super) fn put_concatenated(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = access.key(lua, &arguments[0])?;
     let tail = expect_text(lua, "value", &arguments[1])?;
-    match access.transaction.get(&key)? {
-        Some(found) => {
-            let mut value = BytesMut::with_capacity(found.value.len() + tail.len());
-            value.extend_from_slice(&found.value);
-            value.extend_from_slice(&tail);
-            access.put(key, value.freeze(), found.expires_at_ms, found.flags)?;
-        }
-        None => {
-            access.put(key, tail, 0, 0)?;
-        }
-    }
+    access.append(key, tail)?;
     one(Value::Boolean(true))
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use cirrus_proto::{Failure, Reason};
 use mlua::{Lua, Value};
 
+use super::iteration::{PAGE_BYTES, PAGE_PAIRS};
 use crate::api::{Access, Answer, Operation, expect_text, one, string};
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -32,10 +33,6 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What an entry costs beside its key and value.
 const ENTRY_BYTES: usize = 64;
-
-/// Most pairs, and about as many bytes, that `_stashforeach` reads at once.
-const PAGE_PAIRS: usize = 128;
-const PAGE_BYTES: usize = 128 * 1024;
 
 /// The map, and what undoes the running call's changes to it.
 #[derive(Default)]
