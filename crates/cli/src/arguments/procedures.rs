@@ -1,0 +1,164 @@
+//! `cirrus proc …`
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProcedureCommand {
+    /// Store a version of a library and activate it. The library's name is the file's, without the extension.
+    Upload {
+        /// Luau or Lua 5.1 source.
+        file: PathBuf,
+        /// Leave the active version as it is; `proc activate` switches later.
+        #[arg(long)]
+        stage: bool,
+        #[command(flatten)]
+        author: Author,
+    },
+    /// List the libraries, each with its active version.
+    List,
+    /// List a library's versions: which is active, who uploaded it and when.
+    Versions {
+        /// The library's name.
+        library: String,
+    },
+    /// Make a version the one that calls run.
+    Activate {
+        #[arg(value_name = "LIB@VERSION")]
+        library: PinnedLibrary,
+        /// Give it this share of the keys only, beside the active version.
+        #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=99))]
+        canary: Option<u32>,
+        #[command(flatten)]
+        author: Author,
+    },
+    /// Undo the last activation: end the canary, else go back to the version that was active before.
+    Rollback {
+        /// The library's name.
+        library: String,
+        #[command(flatten)]
+        author: Author,
+    },
+    /// Show what differs between two versions.
+    Diff {
+        /// The library's name.
+        library: String,
+        /// The older version. [default: the active one]
+        from: Option<u64>,
+        /// The newer version. [default: the last one uploaded]
+        to: Option<u64>,
+    },
+    /// Print a version's source.
+    Show {
+        #[arg(value_name = "LIB[@VERSION]")]
+        library: LibraryName,
+    },
+    /// Remove a version that nothing uses, or a whole library.
+    Delete {
+        #[arg(value_name = "LIB[@VERSION]")]
+        library: LibraryName,
+    },
+    /// List the calls that run now, on all nodes, the longest first.
+    Running,
+    /// End a running call; it leaves no effect.
+    Kill {
+        /// As `proc running` lists it.
+        call: String,
+    },
+    /// Run a function and print its result.
+    Call {
+        /// library.function, or library@version.function
+        #[arg(value_name = "LIB[@VERSION].FUNCTION")]
+        procedure: String,
+        /// Routes the call; the function's first argument.
+        #[arg(long)]
+        key: OsString,
+        /// Say what the call would write, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Say what the call did, step by step.
+        #[arg(long)]
+        trace: bool,
+        /// The function's further arguments. Behind `--`, they may begin with a dash.
+        #[arg(value_name = "ARG", allow_negative_numbers = true)]
+        args: Vec<OsString>,
+    },
+}
+
+/// Who changes what calls run.
+#[derive(Debug, Args)]
+pub(crate) struct Author {
+    /// Kept with the change, as it is given. [default: the user's name]
+    #[arg(long, env = "CIRRUS_AUTHOR", value_name = "NAME")]
+    author: Option<String>,
+}
+
+impl Author {
+    pub(crate) fn name(self) -> String {
+        self.author.or_else(|| std::env::var("USER").ok()).unwrap_or_default()
+    }
+}
+
+/// A library, or one version of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LibraryName {
+    pub(crate) name: String,
+    /// 0: none is named.
+    pub(crate) version: u64,
+}
+
+impl FromStr for LibraryName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((name, version)) = text.split_once('@') else {
+            return Ok(LibraryName { name: text.to_owned(), version: 0 });
+        };
+        match version.parse() {
+            Ok(version) if version > 0 => Ok(LibraryName { name: name.to_owned(), version }),
+            _ => Err(format!("{version:?} is no version: versions are numbers from 1")),
+        }
+    }
+}
+
+/// One version of a library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PinnedLibrary(pub(crate) LibraryName);
+
+impl FromStr for PinnedLibrary {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let library: LibraryName = text.parse()?;
+        match library.version {
+            0 => Err(format!("name the version, as in {text}@3")),
+            _ => Ok(PinnedLibrary(library)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::arguments::{Cli, Command};
+    use clap::Parser as _;
+
+    #[test]
+    fn a_version_stands_behind_the_librarys_name() {
+        let Command::Proc(ProcedureCommand::Activate { library, canary, .. }) =
+            Cli::try_parse_from(["cirrus", "proc", "activate", "counters@3", "--canary", "5"]).unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(library, PinnedLibrary(LibraryName { name: "counters".to_owned(), version: 3 }));
+        assert_eq!(canary, Some(5));
+        for line in ["activate counters", "activate counters@0", "activate c@1 --canary 100", "show c@x"] {
+            let words = ["cirrus", "proc"].into_iter().chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}
