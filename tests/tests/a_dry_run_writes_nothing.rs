@@ -44,6 +44,7 @@ async fn call(node: &NodeClient, function: &str, dry_run: bool, trace: bool) -> 
         request_id: Some(RequestId { client_id: "c".into(), sequence: 1, acknowledged_below: 0 }),
         dry_run,
         trace,
+        ..Default::default()
     };
     Ok(node.procedures.clone().call(request).await?.into_inner())
 }

@@ -14,6 +14,7 @@ use cirrus_tests::wait::eventually;
 /// Each would run for a minute: the limit that this test sets.
 const ENDLESS: &[(&str, &str)] = &[
     ("loop", "while true do end"),
+    ("sleep", "_sleep(60)"),
     ("caught", "while true do pcall(function() while true do end end) end"),
     ("pattern", "string.find(string.rep('a', 1e6), string.rep('a?', 30) .. string.rep('a', 1e6) .. 'b')"),
     ("scan", "while true do kv.scan(key) end"),

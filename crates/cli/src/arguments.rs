@@ -9,7 +9,7 @@ use std::time::Duration;
 use cirrus_client::{Client, ClientConfig, ClientError};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use procedures::{Author, LibraryName, ProcedureCommand};
+pub(crate) use procedures::{Author, CallArguments, LibraryName, ProcedureCommand};
 
 /// A strongly consistent key-value service: its nodes and its client.
 #[derive(Debug, Parser)]
@@ -269,11 +269,10 @@ mod tests {
             assert_eq!((args.key.to_str().unwrap(), args.delta), ("k", expected), "{line}");
         }
         for line in ["proc call counters.incr --key hits -5 x", "proc call counters.incr -5 x --key hits"] {
-            let Command::Proc(ProcedureCommand::Call { procedure, key, args, .. }) = parse(line).command else {
-                panic!("{line}")
-            };
-            assert_eq!((procedure.as_str(), key.to_str().unwrap()), ("counters.incr", "hits"));
-            assert_eq!(args, ["-5", "x"], "{line}");
+            let Command::Proc(ProcedureCommand::Call(call)) = parse(line).command else { panic!("{line}") };
+            assert_eq!(call.procedure, "counters.incr");
+            assert_eq!(call.keys, ["hits"], "{line}");
+            assert_eq!(call.args, ["-5", "x"], "{line}");
         }
     }
 

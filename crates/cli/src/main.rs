@@ -13,6 +13,7 @@
 mod arguments;
 mod commands;
 mod failure;
+mod lua_json;
 mod output;
 mod scheduling;
 

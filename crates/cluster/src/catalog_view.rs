@@ -4,15 +4,19 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use cirrus_proto::{Failure, Reason};
-use cirrus_replication::Replication;
+use cirrus_replication::{Replication, StateView};
 use cirrus_storage::ShardState;
 
 use crate::CATALOG_SHARD;
+use crate::catalog::Committed;
+use crate::library_cache::{LibraryCache, Runnable};
+use crate::procedure_name::ProcedureName;
 
 /// Reaches the catalog's replica, once the node belongs to a cluster.
 #[derive(Default)]
 pub(crate) struct CatalogHandle {
     replication: OnceLock<(Weak<Replication>, u32)>,
+    libraries: LibraryCache,
 }
 
 impl CatalogHandle {
@@ -22,18 +26,41 @@ impl CatalogHandle {
         let _ = self.replication.set((Arc::downgrade(replication), shard_count));
     }
 
-    /// The catalog's state and the shard count, once this node has applied the catalog up to `index`.
-    /// Blocks for at most `wait`: an executor may not evaluate a call against an older catalog than one
-    /// that an upload was acknowledged with.
-    pub(crate) fn at_least(&self, index: u64, wait: Duration) -> Result<(Arc<ShardState>, u32), Failure> {
+    /// What a call of the procedure for that key runs, and the shard count, once this node has applied the catalog up
+    /// to `index`. Blocks for at most `wait`: no call may be evaluated against an older catalog than one that an
+    /// upload was acknowledged with.
+    pub(crate) fn runnable(
+        &self,
+        procedure: &ProcedureName<'_>,
+        key: &[u8],
+        index: u64,
+        wait: Duration,
+    ) -> Result<(Arc<Runnable>, u32), Failure> {
+        let (applied_next, state, shard_count) = self.at_least(index, wait)?;
+        let view = StateView(&state);
+        let runnable = self.libraries.runnable(&Committed(&view), applied_next, procedure, key)?;
+        Ok((runnable, shard_count))
+    }
+
+    /// Whether the procedure is declared read-only, as far as is known here now.
+    pub(crate) fn is_read_only(&self, procedure: &str, key: &[u8]) -> bool {
+        let Ok(procedure) = ProcedureName::parse(procedure) else { return false };
+        self.runnable(&procedure, key, 0, Duration::ZERO).is_ok_and(|(runnable, _)| {
+            runnable.declaration(procedure.function).is_some_and(|declaration| declaration.read_only)
+        })
+    }
+
+    /// The catalog's applied index plus one, its state, which is at least as new, and the shard count.
+    fn at_least(&self, index: u64, wait: Duration) -> Result<(u64, Arc<ShardState>, u32), Failure> {
         let deadline = Instant::now() + wait;
         loop {
             let replica = self.replication.get().and_then(|(replication, shard_count)| {
                 Some((replication.upgrade()?.shard(CATALOG_SHARD)?, *shard_count))
             });
+            let replica = replica.map(|(shard, shard_count)| (shard.applied_next(), shard, shard_count));
             match replica {
-                Some((shard, shard_count)) if index == 0 || shard.applied_next() > index => {
-                    return Ok((shard.state().clone(), shard_count));
+                Some((applied_next, shard, shard_count)) if index == 0 || applied_next > index => {
+                    return Ok((applied_next, shard.state().clone(), shard_count));
                 }
                 _ if Instant::now() >= deadline => {
                     let problem =

@@ -2,52 +2,50 @@
 //! all under request ids.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use cirrus_engine::sessions::{self, Admission};
 use cirrus_engine::{Transaction, evaluate};
-use cirrus_procedures::{CallControl, CallOutcome, Invocation, KeyScope, LibrarySource, Runtime, Trace};
+use cirrus_procedures::CallControl;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
 use cirrus_proto::limits::Limits;
-use cirrus_proto::routing::{routing_key, shard_of_key};
-use cirrus_proto::v1::{CallEffect, CallRequest, CallResponse, CallStep, DryRun};
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Evaluated, Evaluator};
 
 use crate::call_metrics::CallMetrics;
-use crate::catalog::{self, Committed, Reads};
+use crate::caller::Caller;
+use crate::catalog;
 use crate::catalog_view::CatalogHandle;
 use crate::library_catalog;
-use crate::procedure_name::ProcedureName;
 
 /// The catalog's shard.
 pub const CATALOG_SHARD: u32 = 0;
 
-/// How long a call waits for this node's catalog to catch up. The shard evaluates nothing meanwhile.
-const CATALOG_WAIT: Duration = Duration::from_millis(500);
-
 /// One shard's evaluator. It owns the shard's Luau VMs.
 pub(crate) struct ShardEvaluator {
     shard_id: u32,
-    runtime: Runtime,
-    catalog: Arc<CatalogHandle>,
-    metrics: CallMetrics,
+    calls: Caller,
 }
 
 impl ShardEvaluator {
     pub(crate) fn new(shard_id: u32, limits: Limits, catalog: Arc<CatalogHandle>, metrics: CallMetrics) -> Self {
-        ShardEvaluator { shard_id, runtime: Runtime::new(limits, rand::random()), catalog, metrics }
+        ShardEvaluator { shard_id, calls: Caller::new(shard_id, limits, catalog, metrics) }
     }
 
     /// Watches the call that it runs.
     pub(crate) fn control(&self) -> Arc<CallControl> {
-        self.runtime.control()
+        self.calls.control()
     }
 
     fn run(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
         let kind = match (&command.kind, self.shard_id) {
-            (Some(Kind::Call(request)), shard) if shard != CATALOG_SHARD => return self.call(request, transaction),
+            (Some(Kind::Call(request)), shard) if shard != CATALOG_SHARD => {
+                let (response, version) = self.calls.call(request, transaction)?;
+                return Ok(Evaluated {
+                    reply: Reply { kind: Some(reply::Kind::Call(response)) },
+                    procedure: Some((request.procedure.clone(), version)),
+                });
+            }
             (Some(Kind::RequireCatalog(request)), _) => {
                 transaction.require_catalog(request.catalog_index);
                 reply::Kind::Done(pb::Done {})
@@ -62,89 +60,6 @@ impl ShardEvaluator {
         };
         Ok(Evaluated { reply: Reply { kind: Some(kind) }, procedure: None })
     }
-
-    fn call(&mut self, request: &CallRequest, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
-        let trace = request.trace.then(Trace::begin);
-        let (version, outcome) = self.invoke(request, trace.as_ref(), transaction)?;
-        let response = CallResponse { steps: trace.map(steps).unwrap_or_default(), ..call_response(version, outcome?) };
-        Ok(Evaluated {
-            reply: Reply { kind: Some(reply::Kind::Call(response)) },
-            procedure: Some((request.procedure.clone(), version)),
-        })
-    }
-
-    /// Evaluates a call and says what it would write.
-    fn dry_run(&mut self, request: &CallRequest, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
-        let before = transaction.savepoint();
-        let trace = Trace::begin();
-        let (version, outcome) = self.invoke(request, Some(&trace), transaction)?;
-        let written = match &outcome {
-            Ok(_) => transaction.values_written_after(before)?,
-            Err(_) => Vec::new(),
-        };
-        transaction.rollback_to(before);
-        let (response, failure) = match outcome {
-            Ok(outcome) => (call_response(version, outcome), None),
-            Err(failure) if failure.reason == Reason::Internal => return Err(failure),
-            Err(failure) => (CallResponse { library_version: version, ..Default::default() }, Some(failure.into())),
-        };
-        let effects = written.into_iter().map(|(key, value)| match value {
-            Some(value) => CallEffect { key, deleted: false, value: value.value, expires_at_ms: value.expires_at_ms },
-            None => CallEffect { key, deleted: true, ..Default::default() },
-        });
-        let dry_run = Some(DryRun { effects: effects.collect(), failure });
-        let reply = reply::Kind::Call(CallResponse { steps: steps(trace), dry_run, ..response });
-        Ok(Evaluated { reply: Reply { kind: Some(reply) }, procedure: None })
-    }
-
-    /// Runs the procedure. The version that ran, and how that ended; what fails before it runs fails this.
-    fn invoke(
-        &mut self,
-        request: &CallRequest,
-        trace: Option<&Trace>,
-        transaction: &mut Transaction<'_>,
-    ) -> Result<(u64, Result<CallOutcome, Failure>), Failure> {
-        let procedure = ProcedureName::parse(&request.procedure)?;
-        let (state, shard_count) = self.catalog.at_least(transaction.head().catalog_index, CATALOG_WAIT)?;
-        let view = cirrus_replication::StateView(&state);
-        let (library, required) = chosen(&Committed(&view), &procedure, &request.key)?;
-        let scope = ShardScope { shard_id: self.shard_id, shard_count };
-        let invocation = Invocation {
-            library: &library,
-            required: &required,
-            function: procedure.function,
-            key: &request.key,
-            args: &request.args,
-            trace,
-            dry_run: request.dry_run,
-        };
-        let began = Instant::now();
-        let outcome = self.runtime.call(invocation, transaction, &scope);
-        let named = (procedure.library, procedure.function);
-        self.metrics.record(named, request, &outcome, began.elapsed(), transaction.write_set_bytes());
-        Ok((library.version, outcome))
-    }
-}
-
-fn call_response(library_version: u64, outcome: CallOutcome) -> CallResponse {
-    CallResponse {
-        result: outcome.result,
-        library_version,
-        cpu_us: outcome.cpu.as_micros() as u64,
-        memory_bytes: outcome.memory_bytes as u64,
-        ..Default::default()
-    }
-}
-
-fn steps(trace: Trace) -> Vec<CallStep> {
-    let steps = trace.into_steps().into_iter().map(|step| CallStep {
-        operation: step.operation,
-        key: step.key,
-        at_us: step.at.as_micros() as u64,
-        took_us: step.took.as_micros() as u64,
-        text: step.text,
-    });
-    steps.collect()
 }
 
 impl Evaluator for ShardEvaluator {
@@ -153,10 +68,11 @@ impl Evaluator for ShardEvaluator {
             && request.dry_run
             && self.shard_id != CATALOG_SHARD
         {
-            return self.dry_run(request, transaction);
+            let reply = reply::Kind::Call(self.calls.dry_run(request, transaction)?);
+            return Ok(Evaluated { reply: Reply { kind: Some(reply) }, procedure: None });
         }
         if let Admission::Repeat(reply) = sessions::admit(transaction, command)? {
-            return Ok(Evaluated { reply, procedure: None });
+            return Ok(Evaluated { reply: *reply, procedure: None });
         }
         let before = transaction.savepoint();
         let evaluated = match self.run(command, transaction) {
@@ -188,46 +104,5 @@ fn failure_reply(failure: Failure) -> Reply {
             message: failure.message,
             metadata: failure.metadata.into_iter().collect(),
         })),
-    }
-}
-
-/// The version that a call runs, and what that requires.
-fn chosen(
-    reads: &dyn Reads,
-    procedure: &ProcedureName<'_>,
-    key: &[u8],
-) -> Result<(LibrarySource, Vec<LibrarySource>), Failure> {
-    let library = match procedure.version {
-        Some(version) => library_catalog::version(reads, procedure.library, version)?,
-        None => library_catalog::running(reads, procedure.library, key)?,
-    };
-    let library = library.into_source();
-    let required = library_catalog::required(reads, &library)?;
-    Ok((library, required))
-}
-
-/// A call may touch keys of its own shard only.
-struct ShardScope {
-    shard_id: u32,
-    shard_count: u32,
-}
-
-impl KeyScope for ShardScope {
-    fn check(&self, key: &[u8]) -> Result<(), Failure> {
-        let shard = shard_of_key(key, self.shard_count);
-        if shard == self.shard_id {
-            return Ok(());
-        }
-        let (key, tag) = (String::from_utf8_lossy(key), String::from_utf8_lossy(routing_key(key)));
-        Err(Failure::new(
-            Reason::CrossShard,
-            format!(
-                "key {key:?} is in shard {shard} (by {tag:?}), the call runs in shard {}; give keys that belong \
-                 together one {{tag}}",
-                self.shard_id
-            ),
-        )
-        .with("key", key)
-        .with("shard", shard))
     }
 }

@@ -14,17 +14,20 @@
 
 mod bootstrap;
 mod call_metrics;
+mod caller;
 pub mod catalog;
 mod catalog_view;
 mod evaluator;
 mod forward;
 mod identity;
 mod libraries;
+mod library_cache;
 mod library_catalog;
 mod node;
 mod placement;
 mod procedure_name;
 mod query;
+mod read_calls;
 mod running_calls;
 mod status;
 mod sweep;

@@ -71,16 +71,12 @@ pub(crate) fn version(reads: &dyn Reads, name: &str, version: u64) -> Result<Ver
 }
 
 /// The version that calls of this routing key run where they pin none.
-///
-/// # Errors
-/// LIBRARY_NOT_FOUND; INTERNAL where the state is unreadable.
-pub(crate) fn running(reads: &dyn Reads, name: &str, key: &[u8]) -> Result<Versioned, Failure> {
-    let active = active(reads, name)?;
-    let LibraryActivation { canary_version, canary_percent, .. } = active.activation;
-    if canary_version != 0 && share_of(name, canary_version, key) < canary_percent {
-        return version(reads, name, canary_version);
+pub(crate) fn version_for(name: &str, activation: &LibraryActivation, key: &[u8]) -> u64 {
+    let LibraryActivation { active_version, canary_version, canary_percent, .. } = *activation;
+    match canary_version != 0 && share_of(name, canary_version, key) < canary_percent {
+        true => canary_version,
+        false => active_version,
     }
-    Ok(active.versioned)
 }
 
 /// Where a key stands among all, 0 to 99. It depends on the canary, so that it is not always the same keys that
@@ -241,6 +237,7 @@ pub(crate) fn upload(
         requires: pins
             .map(|pin| v1::LibraryRequirement { written: pin.written, name: pin.name, version: pin.version })
             .collect(),
+        declarations: inspected.declarations,
     };
     write_version(&header, &request.source, transaction)?;
     let uploaded = Versioned { header: header.clone(), source: request.source.clone() };

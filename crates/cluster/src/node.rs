@@ -9,6 +9,7 @@ use cirrus_proto::internal::v1::{
     Command, ExecuteRequest, ExecuteResponse, Query, QueryResult, Reply, execute_request, execute_response,
 };
 use cirrus_proto::limits::Limits;
+use cirrus_proto::v1::CallRequest;
 use cirrus_proto::{Failure, Reason, routing};
 use cirrus_replication::{Executed, LeaderView, Node, Replication, ReplicationConfig, Shard, Submitted, Timing};
 use cirrus_storage::StorageConfig;
@@ -19,7 +20,8 @@ use crate::catalog_view::CatalogHandle;
 use crate::evaluator::{CATALOG_SHARD, ShardEvaluator};
 use crate::forward::Forwarder;
 use crate::query::run_query;
-use crate::running_calls::CallControls;
+use crate::read_calls::ReadCalls;
+use crate::running_calls::{CallControls, RuntimeId};
 use crate::{bootstrap, placement, sweep};
 
 /// How long a request waits between looks for a leader.
@@ -93,6 +95,7 @@ pub struct ClusterNode {
     pub(crate) forwarder: Forwarder,
     pub(crate) membership: OnceLock<Membership>,
     pub(crate) calls: Arc<CallControls>,
+    read_calls: ReadCalls,
     hints: LeaderHints,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -118,6 +121,7 @@ impl ClusterNode {
         let (limits, for_evaluators) = (config.limits, catalog.clone());
         let procedures = Arc::new(KnownProcedures::default());
         let calls = Arc::new(CallControls::default());
+        let read_calls = ReadCalls::new(limits, catalog.clone(), procedures.clone(), calls.clone());
         let controls = calls.clone();
         call_metrics::describe();
         let (replication, wanted) = Replication::open(
@@ -131,7 +135,7 @@ impl ClusterNode {
             Arc::new(move |shard_id| {
                 let metrics = CallMetrics::new(procedures.clone());
                 let evaluator = ShardEvaluator::new(shard_id, limits, for_evaluators.clone(), metrics);
-                controls.register(shard_id, evaluator.control());
+                controls.register(RuntimeId::Shard(shard_id), evaluator.control());
                 Box::new(evaluator)
             }),
         )?;
@@ -142,6 +146,7 @@ impl ClusterNode {
             forwarder: Forwarder::default(),
             membership: OnceLock::new(),
             calls,
+            read_calls,
             hints: LeaderHints::default(),
             tasks: parking_lot::Mutex::new(JoinSet::new()),
         });
@@ -280,7 +285,7 @@ impl ClusterNode {
         loop {
             let failure = match self.replication.shard(shard_id) {
                 Some(shard) if query.consistency() == cirrus_proto::v1::ReadConsistency::Stale || shard.leads() => {
-                    match run_query(&shard, &query, &self.config.limits, deadline).await {
+                    match run_query(&shard, &query, &self.config.limits, &self.read_calls, deadline).await {
                         Ok(value) => return Ok(Routed { value, leader_address: None }),
                         Err(failure) => failure,
                     }
@@ -309,6 +314,11 @@ impl ClusterNode {
             };
             self.pause_before_retry(shard_id, failure, deadline, may_forward).await?;
         }
+    }
+
+    /// Whether the procedure is declared read-only, as far as this node's catalog says.
+    pub fn is_read_only(&self, request: &CallRequest) -> bool {
+        self.catalog.is_read_only(&request.procedure, &request.key)
     }
 
     /// Asks the shard's leader at `address`, for as long as it is not known to be deposed.

@@ -13,12 +13,14 @@ use cirrus_replication::{Shard, wall_clock};
 use crate::catalog::Committed;
 use crate::evaluator::CATALOG_SHARD;
 use crate::library_catalog;
+use crate::read_calls::ReadCalls;
 
 /// Waits for what the consistency asks for, then reads one moment of the state.
 pub(crate) async fn run_query(
     shard: &Shard,
     query: &Query,
     limits: &Limits,
+    calls: &ReadCalls,
     deadline: Instant,
 ) -> Result<QueryResult, Failure> {
     match query.consistency() {
@@ -26,7 +28,13 @@ pub(crate) async fn run_query(
         ReadConsistency::Lease => shard.lease_barrier(deadline).await?,
         ReadConsistency::Stale => {}
     }
-    read(shard, query, limits)
+    match &query.kind {
+        Some(Kind::Call(request)) if shard.id() != CATALOG_SHARD => {
+            let response = calls.run(shard, request.clone(), deadline).await?;
+            Ok(QueryResult { kind: Some(query_result::Kind::Call(response)) })
+        }
+        _ => read(shard, query, limits),
+    }
 }
 
 fn read(shard: &Shard, query: &Query, limits: &Limits) -> Result<QueryResult, Failure> {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use cirrus_procedures::CallControl;
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::{ExecuteRequest, execute_request, execute_response};
+use cirrus_proto::routing::shard_of_key;
 use cirrus_proto::v1::{
     KillCallRequest, KillCallResponse, ListRunningCallsRequest, ListRunningCallsResponse, RunningCall,
 };
@@ -14,22 +15,34 @@ use parking_lot::Mutex;
 
 use crate::node::ClusterNode;
 
-/// This node's runtimes, by shard.
+/// One of a node's runtimes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum RuntimeId {
+    /// Of that shard's executor.
+    Shard(u32),
+    /// One of those for read-only calls.
+    Reader(u32),
+}
+
+/// This node's runtimes.
 #[derive(Default)]
-pub(crate) struct CallControls(Mutex<HashMap<u32, Arc<CallControl>>>);
+pub(crate) struct CallControls(Mutex<HashMap<RuntimeId, Arc<CallControl>>>);
 
 impl CallControls {
-    pub(crate) fn register(&self, shard_id: u32, control: Arc<CallControl>) {
-        self.0.lock().insert(shard_id, control);
+    pub(crate) fn register(&self, runtime: RuntimeId, control: Arc<CallControl>) {
+        self.0.lock().insert(runtime, control);
     }
 
-    fn running(&self, node_id: u64) -> Vec<RunningCall> {
+    fn running(&self, node_id: u64, shard_count: u32) -> Vec<RunningCall> {
         let controls = self.0.lock();
-        let running = controls.iter().filter_map(|(&shard_id, control)| Some((shard_id, control.running()?)));
-        let calls = running.map(|(shard_id, call)| RunningCall {
-            call_id: CallId { node_id, shard_id, sequence: call.sequence }.to_string(),
+        let running = controls.iter().filter_map(|(&runtime, control)| Some((runtime, control.running()?)));
+        let calls = running.map(|(runtime, call)| RunningCall {
+            call_id: CallId { node_id, runtime, sequence: call.sequence }.to_string(),
             node_id,
-            shard_id,
+            shard_id: match runtime {
+                RuntimeId::Shard(shard_id) => shard_id,
+                RuntimeId::Reader(_) => shard_of_key(&call.key, shard_count),
+            },
             procedure: format!("{}.{}", call.library, call.function),
             library_version: call.version,
             key: call.key,
@@ -39,7 +52,7 @@ impl CallControls {
     }
 
     fn kill(&self, id: &CallId) -> bool {
-        self.0.lock().get(&id.shard_id).is_some_and(|control| control.kill(id.sequence))
+        self.0.lock().get(&id.runtime).is_some_and(|control| control.kill(id.sequence))
     }
 }
 
@@ -48,13 +61,18 @@ impl CallControls {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CallId {
     node_id: u64,
-    shard_id: u32,
+    runtime: RuntimeId,
     sequence: u64,
 }
 
+/// "1-5-9f" in shard 5's runtime, "1-r5-9f" in the fifth for read-only calls.
 impl std::fmt::Display for CallId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}-{:x}", self.node_id, self.shard_id, self.sequence)
+        let (kind, number) = match self.runtime {
+            RuntimeId::Shard(shard_id) => ("", shard_id),
+            RuntimeId::Reader(number) => ("r", number),
+        };
+        write!(f, "{}-{kind}{number}-{:x}", self.node_id, self.sequence)
     }
 }
 
@@ -62,11 +80,13 @@ impl CallId {
     fn parse(text: &str) -> Result<Self, Failure> {
         let mut parts = text.split('-');
         let parsed = (|| {
-            let id = CallId {
-                node_id: parts.next()?.parse().ok()?,
-                shard_id: parts.next()?.parse().ok()?,
-                sequence: u64::from_str_radix(parts.next()?, 16).ok()?,
+            let node_id = parts.next()?.parse().ok()?;
+            let runtime = parts.next()?;
+            let runtime = match runtime.strip_prefix('r') {
+                Some(number) => RuntimeId::Reader(number.parse().ok()?),
+                None => RuntimeId::Shard(runtime.parse().ok()?),
             };
+            let id = CallId { node_id, runtime, sequence: u64::from_str_radix(parts.next()?, 16).ok()? };
             parts.next().is_none().then_some(id)
         })();
         parsed.ok_or_else(|| {
@@ -79,7 +99,9 @@ impl CallId {
 impl ClusterNode {
     /// The calls that run on this node now.
     pub fn local_running_calls(&self) -> ListRunningCallsResponse {
-        ListRunningCallsResponse { calls: self.calls.running(self.config.node_id), unreachable_node_ids: Vec::new() }
+        // A node that belongs to no cluster runs no calls.
+        let calls = self.membership.get().map(|cluster| self.calls.running(self.config.node_id, cluster.shard_count));
+        ListRunningCallsResponse { calls: calls.unwrap_or_default(), unreachable_node_ids: Vec::new() }
     }
 
     /// The calls that run on any node that answers before the deadline, the longest first.
@@ -145,8 +167,9 @@ mod tests {
     #[test]
     fn an_id_reads_as_it_was_written() {
         for id in [
-            CallId { node_id: 1, shard_id: 0, sequence: 0 },
-            CallId { node_id: u64::MAX, shard_id: u32::MAX, sequence: u64::MAX },
+            CallId { node_id: 1, runtime: RuntimeId::Shard(0), sequence: 0 },
+            CallId { node_id: 1, runtime: RuntimeId::Reader(3), sequence: 7 },
+            CallId { node_id: u64::MAX, runtime: RuntimeId::Shard(u32::MAX), sequence: u64::MAX },
         ] {
             assert_eq!(CallId::parse(&id.to_string()), Ok(id));
         }

@@ -11,11 +11,15 @@ use cirrus_proto::v1::{TransactOperation, WriteOperation, write_operation};
 /// check, since shards are not known here. A call names its routing key only: what its procedure touches
 /// is checked as it runs. Commands of the catalog or of the shard itself name none.
 pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
+    let mut more_keys: &[Bytes] = &[];
     let (key, batch, transact) = match &command.kind {
         Some(Kind::Put(put)) => (Some(&put.key), None, None),
         Some(Kind::Delete(delete)) => (Some(&delete.key), None, None),
         Some(Kind::Increment(increment)) => (Some(&increment.key), None, None),
-        Some(Kind::Call(call)) => (Some(&call.key), None, None),
+        Some(Kind::Call(call)) => {
+            more_keys = &call.more_keys;
+            (Some(&call.key), None, None)
+        }
         Some(Kind::Batch(batch)) => (None, Some(batch), None),
         Some(Kind::Transact(transact)) => (None, None, Some(transact)),
         Some(
@@ -35,7 +39,7 @@ pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
         let operations = transact.success.iter().chain(&transact.failure).filter_map(transact_key);
         transact.compare.iter().map(|compare| &compare.key).chain(operations)
     });
-    key.into_iter().chain(batch).chain(transact)
+    key.into_iter().chain(more_keys).chain(batch).chain(transact)
 }
 
 /// The part of the command's first key that picks its shard; `None` for a command without keys.

@@ -62,7 +62,7 @@ pub enum Admission {
     /// Evaluate it, then [`remember`] its reply.
     New,
     /// It was evaluated before, with this reply; evaluate nothing.
-    Repeat(Reply),
+    Repeat(Box<Reply>),
 }
 
 /// A new request, between [`admit`] and [`remember`].
@@ -106,7 +106,7 @@ pub fn admit(tx: &mut Transaction<'_>, command: &Command) -> Result<Admission, F
             return Err(expired(id, session));
         }
         if session.kept_sequences.binary_search(&id.sequence).is_ok() {
-            return repeat(tx, id, &fingerprint).map(Admission::Repeat);
+            return repeat(tx, id, &fingerprint).map(|reply| Admission::Repeat(Box::new(reply)));
         }
         let acknowledged_below = session.acknowledged_below.max(id.acknowledged_below);
         let acknowledged = session.kept_sequences.partition_point(|sequence| *sequence < acknowledged_below);

@@ -42,6 +42,7 @@ pub struct Transaction<'v> {
     head: ShardHead,
     limits: Limits,
     writes: WriteSet,
+    read_only: bool,
     /// The request that [`crate::sessions::admit`] let in, for [`crate::sessions::remember`].
     admitted: Option<Admitted>,
 }
@@ -56,7 +57,17 @@ pub struct Savepoint {
 impl<'v> Transaction<'v> {
     /// A transaction without writes. `head.clock_ms` is its "now": advance the head first.
     pub fn new(view: &'v dyn View, head: ShardHead, limits: &Limits) -> Self {
-        Transaction { view, head, limits: *limits, writes: WriteSet::default(), admitted: None }
+        Transaction { view, head, limits: *limits, writes: WriteSet::default(), read_only: false, admitted: None }
+    }
+
+    /// Whether every write fails from now on, with `READ_ONLY`.
+    pub fn set_read_only(&mut self, read_only: bool) {
+        self.read_only = read_only;
+    }
+
+    /// Whether every write fails.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// The time at which the command is evaluated, Unix milliseconds; the same during the whole transaction.
@@ -251,6 +262,9 @@ impl<'v> Transaction<'v> {
     }
 
     fn write_within_limit(&mut self, table: Table, key: Bytes, value: Option<Bytes>) -> Result<(), Failure> {
+        if self.read_only {
+            return Err(Failure::new(Reason::ReadOnly, "a read-only procedure cannot write"));
+        }
         let limit = self.limits.write_set_bytes;
         self.writes
             .write(table, key, value, limit)

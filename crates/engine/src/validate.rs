@@ -6,11 +6,13 @@ use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::{
-    ActivateLibraryRequest, BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, PutRequest, RequestId,
-    TransactOperation, TransactRequest, WriteCondition, WriteOperation, transact_operation, write_condition,
-    write_operation,
+    ActivateLibraryRequest, BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, PutRequest,
+    ReadConsistency, RequestId, TransactOperation, TransactRequest, WriteCondition, WriteOperation, transact_operation,
+    write_condition, write_operation,
 };
+use cirrus_proto::value::VALUE_DEPTH_MAX;
 use cirrus_proto::{Failure, Reason};
+use prost::Message;
 
 use crate::batch::at_operation;
 use crate::bounds::{check_key, check_value, check_write_set};
@@ -18,6 +20,9 @@ use crate::sessions;
 
 /// Longest name of who uploads or activates, bytes.
 const AUTHOR_BYTES_MAX: usize = 128;
+
+/// Most keys and arguments of a call behind its first key.
+const ARGUMENTS_MAX: usize = 1000;
 
 /// Checks everything about a command that needs no state: fields that are missing or contradict each
 /// other, sizes, counts. Failures name the field, the limit and the actual size. Whether all
@@ -192,14 +197,47 @@ fn call(request: &CallRequest, limits: &Limits) -> Result<(), Failure> {
             "must be \"library.function\" or \"library@version.function\"",
         ));
     }
-    let args_bytes: usize = request.args.iter().map(Bytes::len).sum();
-    if args_bytes > limits.write_set_bytes {
-        return Err(Failure::invalid_field(
-            "args",
-            format!("{args_bytes} bytes in all, above the limit of {}", limits.write_set_bytes),
-        )
-        .with("actual", args_bytes)
-        .with("limit", limits.write_set_bytes));
+    for (index, key) in request.more_keys.iter().enumerate() {
+        check_key(key, limits).map_err(|failure| at_operation("more_keys", index, failure))?;
+    }
+    if ReadConsistency::try_from(request.consistency).is_err() {
+        let problem = format!("{} is not a ReadConsistency", request.consistency);
+        return Err(Failure::invalid_field("consistency", problem));
+    }
+    call_arguments(request, limits)
+}
+
+fn call_arguments(request: &CallRequest, limits: &Limits) -> Result<(), Failure> {
+    if !request.args.is_empty() && !request.values.is_empty() {
+        return Err(Failure::invalid_field("values", "arguments are given as `args` or as `values`, not as both"));
+    }
+    let count = request.more_keys.len() + request.args.len() + request.values.len();
+    if count > ARGUMENTS_MAX {
+        let problem = format!("{count} keys and arguments behind the first key, above the limit of {ARGUMENTS_MAX}");
+        return Err(Failure::invalid_field("args", problem).with("actual", count).with("limit", ARGUMENTS_MAX));
+    }
+    for (index, value) in request.values.iter().enumerate() {
+        let field = format!("values[{index}]");
+        match value.depth() {
+            None => return Err(Failure::invalid_field(&field, "has a value without a kind in it")),
+            Some(depth) if depth > VALUE_DEPTH_MAX => {
+                let problem = format!("is nested {depth} deep, above the limit of {VALUE_DEPTH_MAX}");
+                return Err(Failure::invalid_field(&field, problem)
+                    .with("actual", depth)
+                    .with("limit", VALUE_DEPTH_MAX));
+            }
+            Some(_) => {}
+        }
+    }
+    let (field, bytes) = match request.values.is_empty() {
+        true => ("args", request.args.iter().map(Bytes::len).sum::<usize>()),
+        false => ("values", request.values.iter().map(Message::encoded_len).sum()),
+    };
+    let limit = limits.write_set_bytes;
+    if bytes > limit {
+        return Err(Failure::invalid_field(field, format!("{bytes} bytes in all, above the limit of {limit}"))
+            .with("actual", bytes)
+            .with("limit", limit));
     }
     Ok(())
 }

@@ -146,7 +146,7 @@ fn a_procedures_own_error_is_remembered_like_any_reply() {
     view.apply(&effects);
     assert_eq!(view.count(Table::Data), 0);
     let mut tx = Transaction::new(&view, head, &Limits::DEFAULT);
-    assert_eq!(sessions::admit(&mut tx, &command).unwrap(), Admission::Repeat(reply));
+    assert_eq!(sessions::admit(&mut tx, &command).unwrap(), Admission::Repeat(Box::new(reply)));
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_reply_can_be_remembered_in_another_transaction_than_the_admitting_one() {
     let mut tx = Transaction::new(&view, ShardHead::default(), &Limits::DEFAULT);
     let reply = evaluate(&command, &mut tx).unwrap();
     sessions::remember(&mut tx, &command, &reply).unwrap();
-    assert_eq!(sessions::admit(&mut tx, &command).unwrap(), Admission::Repeat(reply));
+    assert_eq!(sessions::admit(&mut tx, &command).unwrap(), Admission::Repeat(Box::new(reply)));
 }
 
 #[test]

@@ -40,15 +40,19 @@
 mod api;
 mod budget;
 mod control;
+mod declarations;
 mod library;
 mod machine;
 mod modules;
+mod parameters;
+mod path;
 mod runtime;
 mod text;
 mod trace;
 mod trouble;
+mod values;
 
 pub use control::{CallControl, RunningCall};
 pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_name, inspect};
-pub use runtime::{CallOutcome, Invocation, KeyScope, Runtime};
+pub use runtime::{Arguments, CallOutcome, CallResult, Invocation, KeyScope, Runtime};
 pub use trace::{Step, Trace};

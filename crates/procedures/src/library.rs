@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cirrus_proto::limits::Limits;
+use cirrus_proto::v1::ProcedureDeclaration;
 use cirrus_proto::{Failure, Reason};
 use mlua::chunk::Compiler;
 use mlua::{Table, Value};
 
+use crate::declarations::declarations;
 use crate::machine::{Machine, Require};
 use crate::modules::Modules;
 use crate::trouble::{Meaning, Trouble, library_invalid, meaning, syntax_error};
@@ -48,12 +50,14 @@ pub struct Requirement {
 }
 
 /// What an upload's source turned out to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Inspected {
     /// What calls may name, sorted.
     pub functions: Vec<String>,
     /// What it requires, in the order in which it does.
     pub requires: Vec<Requirement>,
+    /// What its comments declare, by name.
+    pub declarations: Vec<ProcedureDeclaration>,
 }
 
 /// Finds a library by its name and, where the source pins one, its version. Answers it behind everything that it
@@ -100,7 +104,8 @@ pub fn inspect(name: &str, source: &[u8], limits: &Limits, resolve: &Resolve<'_>
         );
         return Err(library_invalid(name, message, None));
     }
-    Ok(Inspected { functions: exports, requires })
+    let declarations = declarations(name, source, &exports)?;
+    Ok(Inspected { functions: exports, requires, declarations })
 }
 
 fn load_once(machine: &Machine, name: &str, bytecode: &[u8], require: &Require) -> Result<Vec<String>, Trouble> {

@@ -14,18 +14,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cirrus_proto::limits::Limits;
+use cirrus_proto::v1::LuaValue;
 use cirrus_proto::{Failure, Reason};
 use mlua::chunk::{ChunkMode, Compiler};
 use mlua::state::{GcIncParams, GcMode};
 use mlua::{BorrowedBytes, FromLuaMulti, Function, IntoLuaMulti, Lua, LuaString, MultiValue, Table, Value, VmState};
 
-use crate::api::pure::Bounds;
+use crate::api::pure::{Bounds, Context, Returned};
 use crate::api::{Access, INTERNAL, define, operations, pure, tyrant};
 use crate::budget::CpuBudget;
 use crate::library::{LibrarySource, Requirement};
 use crate::modules::Modules;
+use crate::runtime::{Arguments, CallResult};
 use crate::text::{text, type_name};
 use crate::trouble::{PRELUDE, Trouble, library_invalid};
+use crate::values;
 
 /// The collector starts a cycle where the heap has grown to this share of what the last one left,
 /// percent. Luau's own 200 would let garbage alone reach the memory limit of a call that holds half of it.
@@ -64,6 +67,17 @@ pub(crate) struct Machine {
     seeded: Arc<AtomicBool>,
     budget: Arc<CpuBudget>,
     bounds: Arc<Bounds>,
+    context: Arc<Context>,
+    /// `apply(function, arguments, count)`: calls with arguments that mlua would not pass on as they are.
+    apply: Function,
+}
+
+/// What a procedure is called with.
+#[derive(Clone, Copy)]
+pub(crate) struct Parameters<'a> {
+    pub(crate) key: &'a Bytes,
+    pub(crate) more_keys: &'a [Bytes],
+    pub(crate) arguments: Arguments<'a>,
 }
 
 impl Machine {
@@ -100,7 +114,7 @@ impl Machine {
         let requires_nothing = require_from.call((lua.create_table()?, lua.create_table_from([("missing", true)])?))?;
         let budget = Arc::new(CpuBudget::new(killed));
         let bounds = Arc::new(Bounds { budget: Arc::clone(&budget), memory_bytes: AtomicUsize::new(0) });
-        pure::install(&lua, &globals, &function("wrap")?, &function("place")?, &bounds)?;
+        let context = pure::install(&lua, &globals, &function("wrap")?, &function("place")?, &bounds)?;
         function("finish")?.call::<()>(&internal)?;
         tyrant::define_variables(&lua, &globals)?;
         run_prelude::<()>(&lua, include_str!("tyrant.luau"), (&globals, internal))?;
@@ -126,6 +140,8 @@ impl Machine {
             seeded,
             budget,
             bounds,
+            context,
+            apply: function("apply")?,
             lua,
         })
     }
@@ -210,22 +226,18 @@ impl Machine {
         }
     }
 
-    /// Calls a function with the key and the arguments as strings, and answers its result as bytes. Tokyo
-    /// Tyrant's hooks run around it: `_begin` before and, unless it fails, `_end` after.
+    /// Calls a function with the keys and the arguments, and answers what it returns, as a value with a type or else as
+    /// bytes. Tokyo Tyrant's hooks run around it: `_begin` before and, unless it fails, `_end` after.
     pub(crate) fn call(
         &self,
         function: &Function,
         environment: &Table,
-        key: &Bytes,
-        arguments: &[Bytes],
+        parameters: Parameters<'_>,
         access: &mut Access<'_, '_>,
+        typed_result: bool,
         result_bytes_max: usize,
-    ) -> Result<Bytes, Trouble> {
-        let mut values = MultiValue::with_capacity(1 + arguments.len());
-        values.push_back(Value::String(self.lua.create_string(key)?));
-        for argument in arguments {
-            values.push_back(Value::String(self.lua.create_string(argument)?));
-        }
+    ) -> Result<CallResult, Trouble> {
+        let (values, exact) = self.parameters(parameters)?;
         let hook = |name| match environment.raw_get::<Value>(name)? {
             Value::Function(hook) => hook.call::<()>(()),
             _ => Ok(()),
@@ -235,12 +247,53 @@ impl Machine {
             let enter = scope.create_function_mut(|lua, arguments: MultiValue| access.enter(lua, arguments))?;
             self.gate.raw_set("enter", enter)?;
             hook("_begin")?;
-            let result = function.call::<Value>(values)?;
+            let result = match exact {
+                None => function.call::<Value>(values)?,
+                Some(table) => self.apply.call::<Value>((function, table, values.len()))?,
+            };
             hook("_end")?;
             Ok(result)
         });
         self.gate.raw_set("enter", &self.unavailable)?;
-        self.result_bytes(result?, result_bytes_max)
+        match typed_result {
+            true => Ok(CallResult::Value(values::from_lua(&self.context, &result?, result_bytes_max)?)),
+            false => Ok(CallResult::Bytes(self.result_bytes(result?, result_bytes_max)?)),
+        }
+    }
+
+    /// What the function is called with; and, where there is an integer that mlua would pass on as a double, a table
+    /// of the same.
+    fn parameters(&self, parameters: Parameters<'_>) -> mlua::Result<(MultiValue, Option<Table>)> {
+        let Parameters { key, more_keys, arguments } = parameters;
+        let (strings, typed): (&[Bytes], &[LuaValue]) = match arguments {
+            Arguments::Strings(strings) => (strings, &[]),
+            Arguments::Values(values) => (&[], values),
+        };
+        let mut values = MultiValue::with_capacity(1 + more_keys.len() + strings.len() + typed.len());
+        for bytes in std::iter::once(key).chain(more_keys).chain(strings) {
+            values.push_back(Value::String(self.lua.create_string(bytes)?));
+        }
+        let mut integers = Vec::new();
+        for value in typed {
+            match values::to_lua(&self.context, &self.lua, value)? {
+                Returned::Value(value) => values.push_back(value),
+                Returned::Integer(integer) => {
+                    values.push_back(Value::Nil);
+                    integers.push((values.len(), integer));
+                }
+            }
+        }
+        if integers.is_empty() {
+            return Ok((values, None));
+        }
+        let table = self.lua.create_table_with_capacity(values.len(), 0)?;
+        for (index, value) in values.iter().enumerate() {
+            table.raw_set(index + 1, value)?;
+        }
+        for (place, integer) in integers {
+            self.context.set(&table, place, Returned::Integer(integer))?;
+        }
+        Ok((values, Some(table)))
     }
 
     /// Tokyo Tyrant's rule: a number and a string as they are, true as "true", a table as its first

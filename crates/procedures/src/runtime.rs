@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cirrus_engine::Transaction;
 use cirrus_proto::limits::Limits;
+use cirrus_proto::v1::{LuaValue, ProcedureDeclaration};
 use cirrus_proto::{Failure, Reason};
 use mlua::{Function, Value};
 
@@ -14,8 +15,9 @@ use crate::api::Access;
 use crate::api::tyrant::stash::Stash;
 use crate::control::CallControl;
 use crate::library::{LibrarySource, compile, is_export_name};
-use crate::machine::Machine;
+use crate::machine::{Machine, Parameters};
 use crate::modules::Modules;
+use crate::parameters::{Checked, check};
 use crate::trace::Trace;
 use crate::trouble::{Meaning, Trouble, call_killed, call_memory, call_timeout, meaning};
 
@@ -46,21 +48,45 @@ pub struct Invocation<'a> {
     pub required: &'a [LibrarySource],
     /// The function's name.
     pub function: &'a str,
+    /// What the library declares of it.
+    pub declaration: Option<&'a ProcedureDeclaration>,
     /// Its first argument.
     pub key: &'a Bytes,
+    /// Its next arguments.
+    pub more_keys: &'a [Bytes],
     /// Its further arguments.
-    pub args: &'a [Bytes],
+    pub arguments: Arguments<'a>,
+    /// Answer [`CallResult::Value`], where nil and false are results like any other.
+    pub typed_result: bool,
     /// Takes down what the call does.
     pub trace: Option<&'a Trace>,
     /// Its writes will be discarded: Tokyo Tyrant's stash stays as it was.
     pub dry_run: bool,
 }
 
+/// What a function is called with, behind its keys.
+#[derive(Clone, Copy, Debug)]
+pub enum Arguments<'a> {
+    /// Lua strings.
+    Strings(&'a [Bytes]),
+    /// Values with types, nested at most [`VALUE_DEPTH_MAX`](cirrus_proto::value::VALUE_DEPTH_MAX) deep.
+    Values(&'a [LuaValue]),
+}
+
+/// What a function returned.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CallResult {
+    /// By Tokyo Tyrant's rule: a number and a string as they are, true as "true", a table as its first element.
+    Bytes(Bytes),
+    /// Exactly.
+    Value(LuaValue),
+}
+
 /// What a successful call gives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CallOutcome {
     /// The answer.
-    pub result: Bytes,
+    pub result: CallResult,
     /// CPU time that the call used, the loading of its library included. A call that took less than a tenth
     /// of its limit is given by the time that passed: the CPU clock would cost more than most calls do.
     pub cpu: Duration,
@@ -110,15 +136,15 @@ impl Runtime {
         self.control.clone()
     }
 
-    /// Calls the function with the key and the arguments, all as Lua strings, in a new environment. What it
-    /// writes goes to `transaction`.
+    /// Calls the function with the keys and the arguments in a new environment, held to what it declares. What it writes
+    /// goes to `transaction`; where it is declared read-only, it cannot.
     ///
     /// Where this fails, `transaction` may hold some of the call's writes: discard it, and the call
     /// leaves no effect.
     ///
-    /// Fails with [`Reason::FunctionNotFound`], [`Reason::ProcedureFailed`] (the message begins with
+    /// Fails with [`Reason::InvalidField`] for what the declaration does not allow; [`Reason::FunctionNotFound`], [`Reason::ProcedureFailed`] (the message begins with
     /// `library:line:`), [`Reason::ProcedureReturnedNothing`], [`Reason::CallTimeout`], [`Reason::CallKilled`],
-    /// [`Reason::CallMemory`], [`Reason::ResultTooLarge`]; with the reason of an operation on a key that
+    /// [`Reason::CallMemory`], [`Reason::ResultTooLarge`], [`Reason::ReadOnly`]; with the reason of an operation on a key that
     /// failed where the script let its error pass; and with [`Reason::LibraryInvalid`] for a source that
     /// [`inspect`](crate::inspect) would refuse.
     pub fn call(
@@ -127,10 +153,17 @@ impl Runtime {
         transaction: &mut Transaction<'_>,
         scope: &dyn KeyScope,
     ) -> Result<CallOutcome, Failure> {
-        let Invocation { library, function, .. } = invocation;
+        let Invocation { library, function, declaration, .. } = invocation;
+        let checked = declaration
+            .map(|declaration| check(declaration, 1 + invocation.more_keys.len(), invocation.arguments))
+            .transpose()?;
+        let arguments = checked.as_ref().map_or(invocation.arguments, Checked::arguments);
+        let invocation = Invocation { arguments, ..invocation };
+        transaction.set_read_only(declaration.is_some_and(|declaration| declaration.read_only));
         // Scripts are hostile input to a large virtual machine: a fault in it costs the call, not the shard.
         self.control.begin(&invocation);
         let called = catch_unwind(AssertUnwindSafe(|| self.attempt(invocation, transaction, scope)));
+        transaction.set_read_only(false);
         let outcome = called.unwrap_or_else(|_| {
             tracing::error!(library = library.name, function, "a call panicked");
             Err(Failure::internal(format!("{}.{function} hit a fault in the Lua runtime", library.name)))
@@ -156,7 +189,8 @@ impl Runtime {
         transaction: &mut Transaction<'_>,
         scope: &dyn KeyScope,
     ) -> Result<CallOutcome, Failure> {
-        let Invocation { library, required, function, key, args, trace, .. } = invocation;
+        let Invocation { library, required, function, declaration, trace, .. } = invocation;
+        let limits = declaration.map_or(self.limits, |declaration| lowered(self.limits, declaration));
         for library in required.iter().chain([library]) {
             self.compiled_first(library)?;
         }
@@ -172,7 +206,7 @@ impl Runtime {
         let budget = machine.budget();
         let mut access = Access::new(transaction, scope, budget, &library.name, function, trace, &mut self.stash);
         let heap_bytes = machine.used_bytes();
-        machine.begin(&self.limits).map_err(Failure::internal)?;
+        machine.begin(&limits).map_err(Failure::internal)?;
         let result = (|| {
             let mut modules = Modules::default();
             for library in required {
@@ -183,11 +217,14 @@ impl Runtime {
             let Some(function) = exported(&defined.exports, function)? else {
                 return Err(function_not_found(&library.name, function).into());
             };
-            machine.call(&function, &defined.environment, key, args, &mut access, self.limits.call_reply_bytes)
+            let Invocation { key, more_keys, arguments, typed_result, .. } = invocation;
+            let parameters = Parameters { key, more_keys, arguments };
+            let result_bytes_max = limits.call_reply_bytes;
+            machine.call(&function, &defined.environment, parameters, &mut access, typed_result, result_bytes_max)
         })();
         let cpu = budget.used();
         if budget.is_exhausted() {
-            return Err(call_timeout(&library.name, function, Duration::from_millis(self.limits.call_cpu_ms)));
+            return Err(call_timeout(&library.name, function, Duration::from_millis(limits.call_cpu_ms)));
         }
         if let Some(fault) = access.fault {
             return Err(fault);
@@ -199,7 +236,7 @@ impl Runtime {
             }
             Err(Trouble::Failure(failure)) => Err(failure.with("library", &library.name).with("function", function)),
             Err(Trouble::Lua(error)) => match meaning(&error, &library.name) {
-                Meaning::OutOfMemory => Err(call_memory(&library.name, function, self.limits.call_memory_bytes)),
+                Meaning::OutOfMemory => Err(call_memory(&library.name, function, limits.call_memory_bytes)),
                 Meaning::Raised { message, line } => {
                     let failure = call_failed(message, line, access.raised);
                     Err(failure.with("library", &library.name).with("function", function))
@@ -249,6 +286,24 @@ impl Runtime {
             library.main = None;
         }
         self.machine = None;
+    }
+}
+
+/// The limits of a function that declares lower ones.
+fn lowered(limits: Limits, declaration: &ProcedureDeclaration) -> Limits {
+    let lower = |limit: usize, declared: u64| match usize::try_from(declared) {
+        Ok(declared) if declared != 0 => limit.min(declared),
+        _ => limit,
+    };
+    Limits {
+        call_cpu_ms: if declaration.cpu_ms == 0 {
+            limits.call_cpu_ms
+        } else {
+            limits.call_cpu_ms.min(declaration.cpu_ms)
+        },
+        call_memory_bytes: lower(limits.call_memory_bytes, declaration.memory_bytes),
+        call_reply_bytes: lower(limits.call_reply_bytes, declaration.result_bytes),
+        ..limits
     }
 }
 

@@ -16,6 +16,7 @@ pub mod failure;
 pub mod limits;
 pub mod reason;
 pub mod routing;
+pub mod value;
 
 pub use failure::Failure;
 pub use reason::{Advice, PROCEDURE_CODES, Reason, code_name};

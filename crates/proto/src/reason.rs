@@ -95,6 +95,10 @@ reasons! {
     ProcedureFailed = "PROCEDURE_FAILED", Aborted, FixRequest;
     /// The procedure returned nil or false.
     ProcedureReturnedNothing = "PROCEDURE_RETURNED_NOTHING", Aborted, FixRequest;
+    /// A procedure that is declared read-only tried to write, or to use the stash.
+    ReadOnly = "READ_ONLY", Aborted, FixRequest;
+    /// The request asks for what only a procedure that is declared read-only can do.
+    NotReadOnly = "NOT_READ_ONLY", FailedPrecondition, FixRequest;
     /// The procedure used more CPU time than the limit and was killed.
     CallTimeout = "CALL_TIMEOUT", Aborted, FixRequest;
     /// Somebody killed the call.

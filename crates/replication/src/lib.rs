@@ -56,6 +56,6 @@ pub use mailbox::{CommandResult, Executed};
 pub use replication::{MakeEvaluator, Replication, ReplicationConfig};
 pub use shard::{LeaderView, Shard, ShardReport, Submitted};
 pub use snapshot::SnapshotDirectory;
-pub use state_view::StateView;
+pub use state_view::{SnapshotView, StateView};
 pub use timing::Timing;
 pub use wire::{LINK_FIRST_BYTE, MESSAGE_BYTES_MAX};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cirrus_cluster::Routed;
-use cirrus_proto::internal::v1::{command, reply};
+use cirrus_proto::internal::v1::{Command, command, query, query_result, reply};
 use cirrus_proto::v1::procedures_server::Procedures;
 use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, CallRequest, CallResponse, DeleteLibraryRequest,
@@ -13,9 +13,11 @@ use cirrus_proto::v1::{
     ListRunningCallsRequest, ListRunningCallsResponse, RollbackLibraryRequest, RollbackLibraryResponse,
     UploadLibraryRequest, UploadLibraryResponse,
 };
+use cirrus_proto::{Failure, Reason};
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
-use crate::edge::{Arrival, Edge};
+use crate::edge::{Arrival, Edge, mismatched_reply, read_span, reply_kind, request_span};
 use crate::observation::Rpc;
 
 /// How long a list of running calls waits for each node.
@@ -155,7 +157,36 @@ impl Procedures for ProceduresService {
     }
 
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
-        let unwrap = |reply| if let reply::Kind::Call(response) = reply { Some(response) } else { None };
-        self.edge.command(&self.call, request, command::Kind::Call, unwrap).await
+        self.edge.unary(&self.call, request, |arrival, request| self.run_call(arrival, request)).await
+    }
+}
+
+impl ProceduresService {
+    /// A procedure that is declared read-only is a read, which any replica may serve; others are commands.
+    async fn run_call(&self, arrival: Arrival, request: CallRequest) -> Result<Routed<CallResponse>, Failure> {
+        let any_replica = request.consistency != 0;
+        let is_read = !request.dry_run && (any_replica || self.edge.node.is_read_only(&request));
+        let command = Command { kind: Some(command::Kind::Call(request)) };
+        let shard_id = self.edge.route(&command)?;
+        if is_read && let Some(command::Kind::Call(request)) = &command.kind {
+            let span = read_span(self.call.name(), shard_id);
+            let (kind, consistency) = (query::Kind::Call(request.clone()), request.consistency);
+            match self.edge.query(shard_id, kind, consistency, arrival).instrument(span).await {
+                Ok(Routed { value: query_result::Kind::Call(value), leader_address }) => {
+                    return Ok(Routed { value, leader_address });
+                }
+                Ok(_) => return Err(mismatched_reply()),
+                // This node's catalog is behind: the version that runs now declares otherwise.
+                Err(failure) if failure.reason == Reason::NotReadOnly && !any_replica => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let span = request_span(self.call.name(), shard_id, &command);
+        let (node, may_forward) = (&self.edge.node, !arrival.forwarded);
+        let routed = node.command(shard_id, command, arrival.deadline, may_forward).instrument(span).await?;
+        match reply_kind(routed.value)? {
+            reply::Kind::Call(value) => Ok(Routed { value, leader_address: routed.leader_address }),
+            _ => Err(mismatched_reply()),
+        }
     }
 }

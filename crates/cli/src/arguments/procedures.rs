@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 
+use super::Consistency;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProcedureCommand {
     /// Store a version of a library and activate it. The library's name is the file's, without the extension.
@@ -69,23 +71,33 @@ pub(crate) enum ProcedureCommand {
         call: String,
     },
     /// Run a function and print its result.
-    Call {
-        /// library.function, or library@version.function
-        #[arg(value_name = "LIB[@VERSION].FUNCTION")]
-        procedure: String,
-        /// Routes the call; the function's first argument.
-        #[arg(long)]
-        key: OsString,
-        /// Say what the call would write, and write nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Say what the call did, step by step.
-        #[arg(long)]
-        trace: bool,
-        /// The function's further arguments. Behind `--`, they may begin with a dash.
-        #[arg(value_name = "ARG", allow_negative_numbers = true)]
-        args: Vec<OsString>,
-    },
+    Call(CallArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CallArguments {
+    /// library.function, or library@version.function
+    #[arg(value_name = "LIB[@VERSION].FUNCTION")]
+    pub(crate) procedure: String,
+    /// Routes the call; the function's first argument. Further keys are its next ones; all must be in one shard.
+    #[arg(long = "key", value_name = "KEY", required = true)]
+    pub(crate) keys: Vec<OsString>,
+    /// The arguments are JSON, and so is the result: with types, and 64-bit numbers exact. Bytes that are not UTF-8
+    /// are {"base64": "…"}.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How fresh the data must be, where the procedure is declared read-only.
+    #[arg(long, value_enum)]
+    pub(crate) consistency: Option<Consistency>,
+    /// Say what the call would write, and write nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Say what the call did, step by step.
+    #[arg(long)]
+    pub(crate) trace: bool,
+    /// The function's further arguments. Behind `--`, they may begin with a dash.
+    #[arg(value_name = "ARG", allow_negative_numbers = true)]
+    pub(crate) args: Vec<OsString>,
 }
 
 /// Who changes what calls run.

@@ -2,20 +2,21 @@
 
 use std::process::ExitCode;
 
-use cirrus_client::v1::{CallEffect, CallRequest, CallResponse, CallStep};
+use cirrus_client::v1::{CallEffect, CallRequest, CallResponse, CallStep, ReadConsistency};
 use cirrus_client::{ClientError, Failure, Reason};
 use comfy_table::Table;
 use serde_json::{Map, Value, json};
 
 use super::Outcome;
-use crate::arguments::{Format, Global};
+use crate::arguments::{CallArguments, Format, Global};
 use crate::failure::CommandError;
-use crate::output::{self, cell, insert_bytes};
+use crate::lua_json;
+use crate::output::{self, argument_bytes, cell, insert_bytes};
 
 /// The result goes to standard output as it is; what a dry run or a trace found, to standard error.
-pub(super) async fn run(global: &Global, request: CallRequest) -> Outcome {
-    let (dry_run, traced) = (request.dry_run, request.trace);
-    let answer = global.client().await?.call_with(request).await?;
+pub(super) async fn run(global: &Global, arguments: CallArguments) -> Outcome {
+    let (dry_run, traced) = (arguments.dry_run, arguments.trace);
+    let answer = global.client().await?.call_with(request(arguments)?).await?;
     let failure = answer.dry_run.as_ref().and_then(|dry_run| dry_run.failure.as_ref()).map(|failure| {
         let reason = Reason::parse(&failure.reason).unwrap_or(Reason::Internal);
         ClientError::from(Failure::new(reason, &failure.message))
@@ -24,7 +25,10 @@ pub(super) async fn run(global: &Global, request: CallRequest) -> Outcome {
         Format::Json => output::json(&object(&answer, dry_run, traced))?,
         Format::Table => {
             if failure.is_none() {
-                output::bytes(&answer.result, true)?;
+                match &answer.value {
+                    Some(value) => output::json(&lua_json::to_json(value))?,
+                    None => output::bytes(&answer.result, true)?,
+                }
             }
             if dry_run || traced {
                 explain(&answer);
@@ -37,6 +41,35 @@ pub(super) async fn run(global: &Global, request: CallRequest) -> Outcome {
         Some(_) if global.output == Format::Json => Ok(ExitCode::FAILURE),
         Some(failure) => Err(CommandError::from(failure)),
     }
+}
+
+fn request(arguments: CallArguments) -> Result<CallRequest, CommandError> {
+    let CallArguments { procedure, keys, json, consistency, dry_run, trace, args } = arguments;
+    let mut keys = keys.into_iter().map(argument_bytes);
+    let key = keys.next().unwrap_or_default();
+    let args = args.into_iter().map(argument_bytes);
+    let mut request = CallRequest {
+        procedure,
+        key,
+        more_keys: keys.collect(),
+        typed_result: json,
+        consistency: consistency.map_or(ReadConsistency::Unspecified, ReadConsistency::from).into(),
+        dry_run,
+        trace,
+        ..Default::default()
+    };
+    if !json {
+        request.args = args.collect();
+        return Ok(request);
+    }
+    for (index, text) in args.enumerate() {
+        let value = serde_json::from_slice(&text).map_err(|error| error.to_string());
+        let value = value.and_then(|value| lua_json::from_json(&value));
+        request
+            .values
+            .push(value.map_err(|problem| CommandError::local(format!("argument {}: {problem}", index + 1)))?);
+    }
+    Ok(request)
 }
 
 fn explain(answer: &CallResponse) {
@@ -75,7 +108,12 @@ fn effects(effects: &[CallEffect]) -> Table {
 
 fn object(answer: &CallResponse, dry_run: bool, traced: bool) -> Value {
     let mut object = Map::new();
-    insert_bytes(&mut object, "result", &answer.result);
+    match &answer.value {
+        Some(value) => {
+            object.insert("value".to_owned(), lua_json::to_json(value));
+        }
+        None => insert_bytes(&mut object, "result", &answer.result),
+    }
     object.insert("library_version".to_owned(), Value::from(answer.library_version));
     object.insert("cpu_us".to_owned(), Value::from(answer.cpu_us));
     object.insert("memory_bytes".to_owned(), Value::from(answer.memory_bytes));

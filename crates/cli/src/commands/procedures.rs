@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use cirrus_client::v1::{CallRequest, Library, UploadLibraryRequest};
+use cirrus_client::v1::{Library, UploadLibraryRequest};
 use cirrus_client::{ClientError, Failure, Reason};
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, call, running, versions};
 use crate::arguments::{Author, Format, Global, LibraryName, ProcedureCommand};
 use crate::failure::CommandError;
-use crate::output::{self, argument_bytes, insert_bytes};
+use crate::output::{self, insert_bytes};
 
 pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
     match command {
@@ -26,10 +26,7 @@ pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
         ProcedureCommand::Delete { library } => delete(global, library).await,
         ProcedureCommand::Running => running::list(global).await,
         ProcedureCommand::Kill { call } => running::kill(global, call).await,
-        ProcedureCommand::Call { procedure, key, dry_run, trace, args } => {
-            let (key, args) = (argument_bytes(key), args.into_iter().map(argument_bytes).collect());
-            call::run(global, CallRequest { procedure, key, args, dry_run, trace, request_id: None }).await
-        }
+        ProcedureCommand::Call(arguments) => call::run(global, arguments).await,
     }
 }
 

@@ -67,7 +67,8 @@ impl Catalog {
     }
 
     fn running(&self, name: &str, key: &str) -> u64 {
-        running(&Committed(&self.view), name, key.as_bytes()).unwrap().header.version
+        let activation = active(&Committed(&self.view), name).unwrap().activation;
+        version_for(name, &activation, key.as_bytes())
     }
 
     fn versions(&self, name: &str) -> Vec<u64> {

@@ -39,7 +39,7 @@ impl Shard {
         head.advance_to(Moment { now_ms: self.now_ms });
         let mut tx = Transaction::new(&self.view, head, &self.limits);
         let reply = match sessions::admit(&mut tx, &command)? {
-            Admission::Repeat(reply) => reply,
+            Admission::Repeat(reply) => *reply,
             Admission::New => {
                 let reply = evaluate(&command, &mut tx)?;
                 sessions::remember(&mut tx, &command, &reply)?;

@@ -37,7 +37,7 @@ pub(crate) struct Access<'a, 'v> {
     pub(crate) library: &'a str,
     pub(crate) function: &'a str,
     /// What Tokyo Tyrant's calls on this shard share.
-    pub(crate) stash: &'a mut Stash,
+    stash: &'a mut Stash,
     /// The call's global variables, once its library was loaded.
     pub(crate) environment: Option<Table>,
     /// Where `_iternext` goes on.
@@ -107,6 +107,14 @@ impl<'a, 'v> Access<'a, 'v> {
     fn delete(&mut self, key: &[u8]) -> Result<Option<Stored>, Failure> {
         self.wrote();
         self.transaction.delete(key)
+    }
+
+    /// What calls on this shard share. A read-only call runs on any replica, which has another stash or none.
+    fn stash(&mut self) -> Result<&mut Stash, Failure> {
+        match self.transaction.is_read_only() {
+            true => Err(Failure::new(Reason::ReadOnly, "a read-only procedure cannot use the stash")),
+            false => Ok(self.stash),
+        }
     }
 
     /// Pages that were read before may be stale.

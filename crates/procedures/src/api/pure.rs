@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use mlua::{Function, Lua, MultiValue, Table, Value};
+use mlua::{Function, IntoLua, Lua, MultiValue, Table, Value};
 
 use super::{Raised, check_argument_count, check_budget, crypto, define, json};
 use crate::budget::CpuBudget;
@@ -20,12 +20,12 @@ pub(crate) struct Bounds {
 }
 
 /// What the functions of one machine share.
-pub(super) struct Context {
+pub(crate) struct Context {
     bounds: Arc<Bounds>,
     /// The metatable that marks a table as an array of JSON.
-    pub(super) array: Table,
+    pub(crate) array: Table,
     /// `place(table, key, digits)`: stores a 64-bit integer, which mlua would pass on as a double.
-    pub(super) place: Function,
+    place: Function,
 }
 
 impl Context {
@@ -33,7 +33,7 @@ impl Context {
         &self.bounds.budget
     }
 
-    pub(super) fn check_budget(&self) -> mlua::Result<()> {
+    pub(crate) fn check_budget(&self) -> mlua::Result<()> {
         check_budget(self.budget())
     }
 
@@ -43,6 +43,14 @@ impl Context {
             return Err(mlua::Error::MemoryError(OUT_OF_MEMORY.to_owned()));
         }
         Ok(())
+    }
+
+    /// Stores a value in a table.
+    pub(crate) fn set<K: IntoLua>(&self, table: &Table, key: K, value: Returned) -> mlua::Result<()> {
+        match value {
+            Returned::Value(value) => table.raw_set(key, value),
+            Returned::Integer(integer) => self.place.call((table, key, integer.to_string())),
+        }
     }
 
     /// Runs a function for the script: the error to raise or nil, the value, and in place of the value an
@@ -81,8 +89,8 @@ pub(super) struct PureFunction {
     pub(super) run: fn(&Context, &Lua, &[Value]) -> Result<Returned, Raised>,
 }
 
-/// What a function returns to the script.
-pub(super) enum Returned {
+/// A value for the script.
+pub(crate) enum Returned {
     Value(Value),
     /// Beyond what a double holds exactly: Luau's type `integer`.
     Integer(i64),
@@ -96,7 +104,7 @@ pub(crate) fn install(
     wrap: &Function,
     place: &Function,
     bounds: &Arc<Bounds>,
-) -> mlua::Result<()> {
+) -> mlua::Result<Arc<Context>> {
     let array = lua.create_table()?;
     array.set_readonly(true);
     let context = Arc::new(Context { bounds: Arc::clone(bounds), array, place: place.clone() });
@@ -106,5 +114,6 @@ pub(crate) fn install(
         let wrapped: Function = wrap.call(run)?;
         define(lua, globals, function.table, function.name, wrapped)?;
     }
-    globals.raw_get::<Table>("json")?.raw_set("null", Value::NULL)
+    globals.raw_get::<Table>("json")?.raw_set("null", Value::NULL)?;
+    Ok(context)
 }

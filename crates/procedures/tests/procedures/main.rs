@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crypto;
+mod declared;
 mod hostile;
 mod isolation;
 mod json;
@@ -18,3 +19,4 @@ mod tyrant_hostile;
 mod tyrant_iteration;
 mod tyrant_scripts;
 mod tyrant_server;
+mod values;

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use cirrus_engine::{MemoryView, Moment, ShardHead, Transaction, Value};
-use cirrus_procedures::{Invocation, LibrarySource, Runtime};
+use cirrus_procedures::{Arguments, CallResult, Invocation, LibrarySource, Runtime, inspect};
 use cirrus_proto::limits::Limits;
+use cirrus_proto::v1::{LuaValue, ProcedureDeclaration};
 use cirrus_proto::{Failure, Reason};
 
 pub(crate) struct Shard {
@@ -16,6 +17,8 @@ pub(crate) struct Shard {
     pub(crate) effects: usize,
     /// Whether the next calls are dry runs. (Their writes are applied all the same: the caller would discard them.)
     pub(crate) dry_run: bool,
+    /// Given to the next calls behind the key `k`.
+    pub(crate) more_keys: Vec<Bytes>,
 }
 
 /// Keys that begin so lie in another shard.
@@ -30,7 +33,16 @@ impl Shard {
         let mut head = ShardHead::default();
         head.advance_to(Moment { now_ms: 1_000_000 });
         let view = MemoryView::new();
-        Shard { view, head, limits, runtime: Runtime::new(limits, 0), versions: Vec::new(), effects: 0, dry_run: false }
+        Shard {
+            view,
+            head,
+            limits,
+            runtime: Runtime::new(limits, 0),
+            versions: Vec::new(),
+            effects: 0,
+            dry_run: false,
+            more_keys: Vec::new(),
+        }
     }
 
     /// Calls `main` of the source, which may be Lua text with `main` as its only function.
@@ -45,14 +57,8 @@ impl Shard {
 
     /// Every source is a version of the library `lib`. What the call writes is applied if it succeeds.
     pub(crate) fn call(&mut self, source: &str, function: &str, args: &[&[u8]]) -> Result<Bytes, Failure> {
-        let source = Bytes::copy_from_slice(source.as_bytes());
-        let version = self.versions.iter().position(|known| *known == source).unwrap_or_else(|| {
-            self.versions.push(source.clone());
-            self.versions.len() - 1
-        });
-        let library =
-            LibrarySource { name: "lib".to_owned(), version: version as u64 + 1, source, requires: Vec::new() };
-        self.invoke(&library, &[], function, args)
+        let library = self.library(source);
+        self.invoke_strings(&library, &[], function, args)
     }
 
     /// Calls a function of a library that requires others, without arguments.
@@ -62,10 +68,36 @@ impl Shard {
         required: &[LibrarySource],
         function: &str,
     ) -> Result<Bytes, Failure> {
-        self.invoke(library, required, function, &[])
+        self.invoke_strings(library, required, function, &[])
     }
 
-    fn invoke(
+    /// As [`call`](Self::call), with types both ways, held to what the source declares.
+    pub(crate) fn call_typed(
+        &mut self,
+        source: &str,
+        function: &str,
+        arguments: Arguments<'_>,
+    ) -> Result<LuaValue, Failure> {
+        let library = self.library(source);
+        let resolve = |_: &str, _| Err(Failure::internal("nothing is required here"));
+        let declarations = inspect("lib", &library.source, &self.limits, &resolve)?.declarations;
+        let declaration = declarations.iter().find(|declaration| declaration.name == function);
+        match self.invoke(&library, &[], function, declaration, arguments, true)? {
+            CallResult::Value(value) => Ok(value),
+            CallResult::Bytes(bytes) => panic!("{bytes:?} where a value was asked for"),
+        }
+    }
+
+    fn library(&mut self, source: &str) -> LibrarySource {
+        let source = Bytes::copy_from_slice(source.as_bytes());
+        let version = self.versions.iter().position(|known| *known == source).unwrap_or_else(|| {
+            self.versions.push(source.clone());
+            self.versions.len() - 1
+        });
+        LibrarySource { name: "lib".to_owned(), version: version as u64 + 1, source, requires: Vec::new() }
+    }
+
+    fn invoke_strings(
         &mut self,
         library: &LibrarySource,
         required: &[LibrarySource],
@@ -73,17 +105,40 @@ impl Shard {
         args: &[&[u8]],
     ) -> Result<Bytes, Failure> {
         let args: Vec<Bytes> = args.iter().map(|&arg| Bytes::copy_from_slice(arg)).collect();
+        match self.invoke(library, required, function, None, Arguments::Strings(&args), false)? {
+            CallResult::Bytes(bytes) => Ok(bytes),
+            CallResult::Value(value) => panic!("{value:?} was not asked for"),
+        }
+    }
+
+    fn invoke(
+        &mut self,
+        library: &LibrarySource,
+        required: &[LibrarySource],
+        function: &str,
+        declaration: Option<&ProcedureDeclaration>,
+        arguments: Arguments<'_>,
+        typed_result: bool,
+    ) -> Result<CallResult, Failure> {
         let scope = |key: &[u8]| match key.starts_with(ELSEWHERE) {
             true => Err(Failure::new(Reason::CrossShard, "the key lies in another shard")),
             false => Ok(()),
         };
         let mut transaction = Transaction::new(&self.view, self.head, &self.limits);
         let key = Bytes::from_static(b"k");
-        let outcome = self.runtime.call(
-            Invocation { library, required, function, key: &key, args: &args, trace: None, dry_run: self.dry_run },
-            &mut transaction,
-            &scope,
-        )?;
+        let invocation = Invocation {
+            library,
+            required,
+            function,
+            declaration,
+            key: &key,
+            more_keys: &self.more_keys,
+            arguments,
+            typed_result,
+            trace: None,
+            dry_run: self.dry_run,
+        };
+        let outcome = self.runtime.call(invocation, &mut transaction, &scope)?;
         let (effects, head) = transaction.finish();
         self.effects = effects.len();
         self.view.apply(&effects);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mlua::{Lua, LuaString, Table, Value};
+use mlua::{Lua, LuaString, Value};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{DEPTH_MAX, Ticks};
@@ -48,13 +48,6 @@ impl Builder<'_> {
             self.stopped = Some(error);
             E::custom("stopped")
         })
-    }
-
-    fn set<K: mlua::IntoLua>(&self, table: &Table, key: K, value: Returned) -> mlua::Result<()> {
-        match value {
-            Returned::Value(value) => table.raw_set(key, value),
-            Returned::Integer(integer) => self.context.place.call((table, key, integer.to_string())),
-        }
     }
 }
 
@@ -126,7 +119,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         let mut length = 0;
         while let Some(element) = elements.next_element_seed(Node { builder: self.builder, depth: self.depth + 1 })? {
             length += 1;
-            let set = self.builder.set(&table, length, element);
+            let set = self.builder.context.set(&table, length, element);
             self.builder.stop_at(set)?;
         }
         let marked = table.set_metatable(Some(self.builder.context.array.clone()));
@@ -140,7 +133,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         let table = self.builder.stop_at(table)?;
         while let Some(name) = fields.next_key_seed(Name(self.builder))? {
             let value = fields.next_value_seed(Node { builder: self.builder, depth: self.depth + 1 })?;
-            let set = self.builder.set(&table, name, value);
+            let set = self.builder.context.set(&table, name, value);
             self.builder.stop_at(set)?;
         }
         Ok(Returned::Value(Value::Table(table)))

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
-use std::fmt::Write as _;
 use std::io::Write as _;
 
 use mlua::{Lua, Table, Value};
@@ -10,17 +9,15 @@ use mlua::{Lua, Table, Value};
 use super::{DEPTH_MAX, Ticks};
 use crate::api::pure::{Context, Returned};
 use crate::api::{Raised, string};
+use crate::path::{Path, Step, shortened};
 use crate::text::type_name;
 
 /// A string is escaped in pieces of this size; between them, time and memory are looked at.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Longest part of a field's name in an error, characters.
-const NAME_CHARS: usize = 40;
-
 pub(super) fn encode(context: &Context, lua: &Lua, arguments: &[Value]) -> Result<Returned, Raised> {
     let mut encoder =
-        Encoder { context, output: Vec::new(), path: Vec::new(), open: Vec::new(), ticks: Ticks::default() };
+        Encoder { context, output: Vec::new(), path: Path::default(), open: Vec::new(), ticks: Ticks::default() };
     encoder.value(&arguments[0])?;
     Ok(Returned::Value(string(lua, &encoder.output)?))
 }
@@ -29,15 +26,10 @@ struct Encoder<'a> {
     context: &'a Context,
     output: Vec<u8>,
     /// From the whole value down to the present one.
-    path: Vec<Step>,
+    path: Path,
     /// The tables on that path.
     open: Vec<*const c_void>,
     ticks: Ticks,
-}
-
-enum Step {
-    Field(Vec<u8>),
-    Element(usize),
 }
 
 impl Encoder<'_> {
@@ -158,27 +150,8 @@ impl Encoder<'_> {
     }
 
     fn refused(&self, problem: impl std::fmt::Display) -> Raised {
-        let mut path = String::from("$");
-        for step in &self.path {
-            let written = match step {
-                Step::Element(place) => write!(path, "[{place}]"),
-                Step::Field(name) if is_identifier(name) => write!(path, ".{}", shortened(name)),
-                Step::Field(name) => write!(path, "[{:?}]", shortened(name)),
-            };
-            debug_assert!(written.is_ok(), "a string takes everything");
-        }
-        Raised::Misuse(format!("{path}: {problem}"))
+        Raised::Misuse(format!("{}: {problem}", self.path))
     }
-}
-
-fn is_identifier(name: &[u8]) -> bool {
-    name.first().is_some_and(|first| !first.is_ascii_digit())
-        && name.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-fn shortened(name: &[u8]) -> String {
-    // A character has at most 4 bytes.
-    String::from_utf8_lossy(&name[..name.len().min(NAME_CHARS * 4)]).chars().take(NAME_CHARS).collect()
 }
 
 /// Appends a string's bytes with what JSON wants escaped. Pieces may end within a character.

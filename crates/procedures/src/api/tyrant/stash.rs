@@ -134,14 +134,14 @@ fn store(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value], append: bo
     let key = expect_text(lua, "key", &arguments[0])?;
     let value = expect_text(lua, "value", &arguments[1])?;
     access.wrote();
-    access.stash.put(key, &value, append)?;
+    access.stash()?.put(key, &value, append)?;
     one(Value::Boolean(true))
 }
 
 /// `_stashputkeep(k, v)`: true; false where there was a value, which stays. (Tokyo Tyrant says true then, too.)
 fn put_keep(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = expect_text(lua, "key", &arguments[0])?;
-    if access.stash.entries.contains_key(&key) {
+    if access.stash()?.entries.contains_key(&key) {
         expect_text(lua, "value", &arguments[1])?;
         return one(Value::Boolean(false));
     }
@@ -152,13 +152,13 @@ fn put_keep(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answ
 fn out(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = expect_text(lua, "key", &arguments[0])?;
     access.wrote();
-    one(Value::Boolean(access.stash.remove(&key)?))
+    one(Value::Boolean(access.stash()?.remove(&key)?))
 }
 
 /// `_stashget(k)`: the value, or nil.
 fn get(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     let key = expect_text(lua, "key", &arguments[0])?;
-    match access.stash.entries.get(&key) {
+    match access.stash()?.entries.get(&key) {
         Some(value) => one(string(lua, value)?),
         None => one(None),
     }
@@ -167,9 +167,9 @@ fn get(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
 /// `_stashvanish()`: removes all; true. (Tokyo Tyrant answers nothing.)
 fn vanish(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
     access.wrote();
-    let keys: Vec<Bytes> = access.stash.entries.keys().cloned().collect();
+    let keys: Vec<Bytes> = access.stash()?.entries.keys().cloned().collect();
     for key in keys {
-        access.stash.remove(&key)?;
+        access.stash()?.remove(&key)?;
     }
     one(Value::Boolean(true))
 }
@@ -182,7 +182,7 @@ fn page(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
     };
     let pairs = lua.create_table()?;
     let mut bytes = 0;
-    for (key, value) in access.stash.entries.range((start, Bound::Unbounded)).take(PAGE_PAIRS) {
+    for (key, value) in access.stash()?.entries.range((start, Bound::Unbounded)).take(PAGE_PAIRS) {
         pairs.raw_push(lua.create_string(key)?)?;
         pairs.raw_push(lua.create_string(value)?)?;
         bytes += key.len() + value.len();
