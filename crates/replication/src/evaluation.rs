@@ -177,8 +177,12 @@ impl<E: Evaluator> Bench<E> {
                 envelope.answer(Err(Failure::new(Reason::DeadlineExceeded, text)));
                 continue;
             }
-            let result = self.command(leading, &envelope, &mut batch);
-            batch.replies.push(PendingReply { reply_to: envelope.reply_to, result, span: envelope.span });
+            match self.command(leading, &envelope, &mut batch) {
+                Err(failure) if was_killed(failure.reason) => envelope.answer(Err(failure)),
+                result => {
+                    batch.replies.push(PendingReply { reply_to: envelope.reply_to, result, span: envelope.span });
+                }
+            }
         }
         if !batch.effects.is_empty() {
             batch.effects.push(leading.head.effect());
@@ -217,6 +221,12 @@ impl Batch {
             evaluated_in: Duration::ZERO,
         }
     }
+}
+
+/// Whether the failure says nothing of the state, whatever the command read, so that its caller need not wait for a
+/// commit. Nor should it: where leadership was lost meanwhile, the command would be sent on, and run once more.
+fn was_killed(reason: Reason) -> bool {
+    matches!(reason, Reason::CallKilled | Reason::CallTimeout | Reason::CallMemory)
 }
 
 fn effect_bytes(effect: &pb::Effect) -> usize {

@@ -11,7 +11,8 @@
 //! load and a lone command leaves at once.
 //!
 //! Every reply leaves after a commit, that of a command without effects as well: what it saw may rest on
-//! effects in flight, and only a commit shows that this node still led when it looked.
+//! effects in flight, and only a commit shows that this node still led when it looked. One that says nothing of
+//! what the command saw, as that of a killed call, leaves at once.
 //!
 //! When leadership is lost, the overlay is dropped and every waiting client told. When one proposal is
 //! rejected or its outcome unknown, those evaluated on top of it are void: apply skips them, since their
