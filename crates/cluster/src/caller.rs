@@ -7,16 +7,21 @@ use cirrus_engine::Transaction;
 use cirrus_procedures::{Arguments, CallControl, CallOutcome, CallResult, Invocation, KeyScope, Runtime, Trace};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::routing::{routing_key, shard_of_key};
-use cirrus_proto::v1::{CallEffect, CallRequest, CallResponse, CallStep, DryRun};
+use cirrus_proto::v1::{CallEffect, CallRequest, CallResponse, CallStep, DryRun, ProcedureDeclaration};
 use cirrus_proto::{Failure, Reason};
+use cirrus_replication::{Place, Stopped};
 
 use crate::call_metrics::CallMetrics;
 use crate::catalog_view::CatalogHandle;
 use crate::library_cache::Runnable;
 use crate::procedure_name::ProcedureName;
+use crate::quick_procedures::QuickProcedures;
 
 /// How long a call waits for this node's catalog to catch up. The shard evaluates nothing meanwhile.
 const CATALOG_WAIT: Duration = Duration::from_millis(500);
+
+/// After so long, a call that was thought to be quick gives up the runtime's thread.
+const SHARED_TIME: Duration = Duration::from_millis(2);
 
 /// A runtime, and what its calls need beside the shard's state.
 pub(crate) struct Caller {
@@ -24,11 +29,13 @@ pub(crate) struct Caller {
     runtime: Runtime,
     catalog: Arc<CatalogHandle>,
     metrics: CallMetrics,
+    quick: QuickProcedures,
 }
 
 impl Caller {
     pub(crate) fn new(shard_id: u32, limits: Limits, catalog: Arc<CatalogHandle>, metrics: CallMetrics) -> Self {
-        Caller { shard_id, runtime: Runtime::new(limits, rand::random()), catalog, metrics }
+        let runtime = Runtime::new(limits, rand::random());
+        Caller { shard_id, runtime, catalog, metrics, quick: QuickProcedures::default() }
     }
 
     /// The next calls are for another shard: a runtime keeps nothing of a shard but Tokyo Tyrant's stash, which
@@ -42,15 +49,20 @@ impl Caller {
         self.runtime.control()
     }
 
+    /// Whether calls of the procedure have been so quick lately that this one may run on a thread that others wait for.
+    pub(crate) fn is_quick(&self, request: &CallRequest) -> bool {
+        self.quick.contains(&request.procedure)
+    }
+
     /// The answer, and the version that ran.
     pub(crate) fn call(
         &mut self,
         request: &CallRequest,
         transaction: &mut Transaction<'_>,
-    ) -> Result<(CallResponse, u64), Failure> {
-        let procedure = ProcedureName::parse(&request.procedure)?;
-        let (runnable, shard_count) = self.chosen(&procedure, request, transaction)?;
-        self.answer(request, &procedure, &runnable, shard_count, transaction)
+        place: Place,
+    ) -> Result<(CallResponse, u64), Stopped> {
+        let chosen = self.chosen(request, transaction, place)?;
+        self.answer(request, &chosen, transaction, place)
     }
 
     /// As [`call`](Self::call), of a procedure that must be declared read-only.
@@ -58,27 +70,25 @@ impl Caller {
         &mut self,
         request: &CallRequest,
         transaction: &mut Transaction<'_>,
-    ) -> Result<CallResponse, Failure> {
-        let procedure = ProcedureName::parse(&request.procedure)?;
-        let (runnable, shard_count) = self.chosen(&procedure, request, transaction)?;
-        if !runnable.declaration(procedure.function).is_some_and(|declaration| declaration.read_only) {
+    ) -> Result<CallResponse, Stopped> {
+        let chosen = self.chosen(request, transaction, Place::Own)?;
+        if !chosen.declaration().is_some_and(|declaration| declaration.read_only) {
             let problem = format!("{} is not declared read-only, and runs on the shard's leader", request.procedure);
-            return Err(Failure::new(Reason::NotReadOnly, problem).with("field", "consistency"));
+            return Err(Failure::new(Reason::NotReadOnly, problem).with("field", "consistency").into());
         }
-        Ok(self.answer(request, &procedure, &runnable, shard_count, transaction)?.0)
+        Ok(self.answer(request, &chosen, transaction, Place::Own)?.0)
     }
 
     fn answer(
         &mut self,
         request: &CallRequest,
-        procedure: &ProcedureName<'_>,
-        runnable: &Runnable,
-        shard_count: u32,
+        chosen: &Chosen<'_>,
         transaction: &mut Transaction<'_>,
-    ) -> Result<(CallResponse, u64), Failure> {
+        place: Place,
+    ) -> Result<(CallResponse, u64), Stopped> {
         let trace = request.trace.then(Trace::begin);
-        let outcome = self.invoke(request, procedure, runnable, shard_count, trace.as_ref(), transaction)?;
-        let version = runnable.source.version;
+        let outcome = self.invoke(request, chosen, trace.as_ref(), transaction, place)?;
+        let version = chosen.runnable.source.version;
         let steps = trace.map(steps).unwrap_or_default();
         Ok((CallResponse { steps, ..call_response(version, outcome) }, version))
     }
@@ -88,21 +98,25 @@ impl Caller {
         &mut self,
         request: &CallRequest,
         transaction: &mut Transaction<'_>,
-    ) -> Result<CallResponse, Failure> {
-        let procedure = ProcedureName::parse(&request.procedure)?;
-        let (runnable, shard_count) = self.chosen(&procedure, request, transaction)?;
+        place: Place,
+    ) -> Result<CallResponse, Stopped> {
+        let chosen = self.chosen(request, transaction, place)?;
         let before = transaction.savepoint();
         let trace = Trace::begin();
-        let outcome = self.invoke(request, &procedure, &runnable, shard_count, Some(&trace), transaction);
+        let outcome = match self.invoke(request, &chosen, Some(&trace), transaction, place) {
+            Ok(outcome) => Ok(outcome),
+            Err(Stopped::Failed(failure)) => Err(failure),
+            Err(Stopped::TooLong) => return Err(Stopped::TooLong),
+        };
         let written = match &outcome {
             Ok(_) => transaction.values_written_after(before)?,
             Err(_) => Vec::new(),
         };
         transaction.rollback_to(before);
-        let version = runnable.source.version;
+        let version = chosen.runnable.source.version;
         let (response, failure) = match outcome {
             Ok(outcome) => (call_response(version, outcome), None),
-            Err(failure) if failure.reason == Reason::Internal => return Err(failure),
+            Err(failure) if failure.reason == Reason::Internal => return Err(failure.into()),
             Err(failure) => (CallResponse { library_version: version, ..Default::default() }, Some(failure.into())),
         };
         let effects = written.into_iter().map(|(key, value)| match value {
@@ -113,30 +127,40 @@ impl Caller {
         Ok(CallResponse { steps: steps(trace), dry_run, ..response })
     }
 
-    fn chosen(
-        &self,
-        procedure: &ProcedureName<'_>,
-        request: &CallRequest,
+    fn chosen<'r>(
+        &mut self,
+        request: &'r CallRequest,
         transaction: &Transaction<'_>,
-    ) -> Result<(Arc<Runnable>, u32), Failure> {
-        self.catalog.runnable(procedure, &request.key, transaction.head().catalog_index, CATALOG_WAIT)
+        place: Place,
+    ) -> Result<Chosen<'r>, Stopped> {
+        let procedure = ProcedureName::parse(&request.procedure)?;
+        let index = transaction.head().catalog_index;
+        let wait = if place == Place::Own { CATALOG_WAIT } else { Duration::ZERO };
+        match self.catalog.runnable(&procedure, &request.key, index, wait) {
+            Err(failure) if failure.reason == Reason::NotReady && place == Place::Shared => {
+                self.quick.record(&request.procedure, None);
+                Err(Stopped::TooLong)
+            }
+            Err(failure) => Err(failure.into()),
+            Ok((runnable, shard_count)) => Ok(Chosen { procedure, runnable, shard_count }),
+        }
     }
 
     fn invoke(
         &mut self,
         request: &CallRequest,
-        procedure: &ProcedureName<'_>,
-        runnable: &Runnable,
-        shard_count: u32,
+        chosen: &Chosen<'_>,
         trace: Option<&Trace>,
         transaction: &mut Transaction<'_>,
-    ) -> Result<CallOutcome, Failure> {
-        let scope = ShardScope { shard_id: self.shard_id, shard_count };
+        place: Place,
+    ) -> Result<CallOutcome, Stopped> {
+        let scope = ShardScope { shard_id: self.shard_id, shard_count: chosen.shard_count };
+        let ProcedureName { library, function, .. } = chosen.procedure;
         let invocation = Invocation {
-            library: &runnable.source,
-            required: &runnable.required,
-            function: procedure.function,
-            declaration: runnable.declaration(procedure.function),
+            library: &chosen.runnable.source,
+            required: &chosen.runnable.required,
+            function,
+            declaration: chosen.declaration(),
             key: &request.key,
             more_keys: &request.more_keys,
             arguments: match request.values.is_empty() {
@@ -146,12 +170,31 @@ impl Caller {
             typed_result: request.typed_result,
             trace,
             dry_run: request.dry_run,
+            patience: (place == Place::Shared).then_some(SHARED_TIME),
         };
         let began = Instant::now();
         let outcome = self.runtime.call(invocation, transaction, &scope);
-        let named = (procedure.library, procedure.function);
-        self.metrics.record(named, request, &outcome, began.elapsed(), transaction.write_set_bytes());
-        outcome
+        let took = began.elapsed();
+        if place == Place::Shared && matches!(&outcome, Err(failure) if failure.reason == Reason::CallTimeout) {
+            self.quick.record(&request.procedure, None);
+            return Err(Stopped::TooLong);
+        }
+        self.quick.record(&request.procedure, Some(took));
+        self.metrics.record((library, function), request, &outcome, took, transaction.write_set_bytes());
+        Ok(outcome?)
+    }
+}
+
+/// What a call runs.
+struct Chosen<'r> {
+    procedure: ProcedureName<'r>,
+    runnable: Arc<Runnable>,
+    shard_count: u32,
+}
+
+impl Chosen<'_> {
+    fn declaration(&self) -> Option<&ProcedureDeclaration> {
+        self.runnable.declaration(self.procedure.function)
     }
 }
 

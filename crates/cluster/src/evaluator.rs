@@ -10,7 +10,7 @@ use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::{Failure, Reason};
-use cirrus_replication::{Evaluated, Evaluator};
+use cirrus_replication::{Evaluated, Evaluator, Place, Stopped};
 
 use crate::call_metrics::CallMetrics;
 use crate::caller::Caller;
@@ -37,10 +37,15 @@ impl ShardEvaluator {
         self.calls.control()
     }
 
-    fn run(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
+    fn run(
+        &mut self,
+        command: &Command,
+        transaction: &mut Transaction<'_>,
+        place: Place,
+    ) -> Result<Evaluated, Stopped> {
         let kind = match (&command.kind, self.shard_id) {
             (Some(Kind::Call(request)), shard) if shard != CATALOG_SHARD => {
-                let (response, version) = self.calls.call(request, transaction)?;
+                let (response, version) = self.calls.call(request, transaction, place)?;
                 return Ok(Evaluated {
                     reply: Reply { kind: Some(reply::Kind::Call(response)) },
                     procedure: Some((request.procedure.clone(), version)),
@@ -62,34 +67,51 @@ impl ShardEvaluator {
     }
 }
 
-impl Evaluator for ShardEvaluator {
-    fn evaluate(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
-        if let Some(Kind::Call(request)) = &command.kind
-            && request.dry_run
-            && self.shard_id != CATALOG_SHARD
-        {
-            let reply = reply::Kind::Call(self.calls.dry_run(request, transaction)?);
-            return Ok(Evaluated { reply: Reply { kind: Some(reply) }, procedure: None });
-        }
+impl ShardEvaluator {
+    fn admit_and_run(
+        &mut self,
+        command: &Command,
+        transaction: &mut Transaction<'_>,
+        place: Place,
+    ) -> Result<Evaluated, Stopped> {
         if let Admission::Repeat(reply) = sessions::admit(transaction, command)? {
             return Ok(Evaluated { reply: *reply, procedure: None });
         }
         let before = transaction.savepoint();
-        let evaluated = match self.run(command, transaction) {
+        let evaluated = match self.run(command, transaction, place) {
             Ok(evaluated) => evaluated,
             // What a procedure answered, an error as well, is the answer to its request id.
-            Err(failure) if is_procedures_answer(&failure) && sessions::request_id(command).is_some() => {
+            Err(Stopped::Failed(failure))
+                if is_procedures_answer(&failure) && sessions::request_id(command).is_some() =>
+            {
                 transaction.rollback_to(before);
                 Evaluated { reply: failure_reply(failure), procedure: None }
             }
-            Err(failure) => return Err(failure),
+            Err(stopped) => return Err(stopped),
         };
         sessions::remember(transaction, command, &evaluated.reply)?;
         Ok(evaluated)
     }
+}
+
+impl Evaluator for ShardEvaluator {
+    fn evaluate(
+        &mut self,
+        command: &Command,
+        transaction: &mut Transaction<'_>,
+        place: Place,
+    ) -> Result<Evaluated, Stopped> {
+        match &command.kind {
+            Some(Kind::Call(request)) if request.dry_run && self.shard_id != CATALOG_SHARD => {
+                let reply = reply::Kind::Call(self.calls.dry_run(request, transaction, place)?);
+                Ok(Evaluated { reply: Reply { kind: Some(reply) }, procedure: None })
+            }
+            _ => self.admit_and_run(command, transaction, place),
+        }
+    }
 
     fn may_run_long(&self, command: &Command) -> bool {
-        matches!(command.kind, Some(Kind::Call(_)))
+        matches!(&command.kind, Some(Kind::Call(request)) if !self.calls.is_quick(request))
     }
 }
 

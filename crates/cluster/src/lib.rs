@@ -27,6 +27,7 @@ mod node;
 mod placement;
 mod procedure_name;
 mod query;
+mod quick_procedures;
 mod read_calls;
 mod running_calls;
 mod status;

@@ -9,7 +9,7 @@ use cirrus_engine::{ShardHead, Transaction};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{CallRequest, CallResponse};
 use cirrus_proto::{Failure, Reason};
-use cirrus_replication::{Shard, SnapshotView, wall_clock};
+use cirrus_replication::{Shard, SnapshotView, Stopped, wall_clock};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -69,7 +69,11 @@ impl ReadCalls {
                 let view = SnapshotView(snapshot);
                 let mut head = ShardHead::load(&view)?;
                 head.advance_to(wall_clock());
-                caller.read(&request, &mut Transaction::new(&view, head, &limits))
+                match caller.read(&request, &mut Transaction::new(&view, head, &limits)) {
+                    Ok(response) => Ok(response),
+                    Err(Stopped::Failed(failure)) => Err(failure),
+                    Err(Stopped::TooLong) => Err(Failure::internal("a read-only call gave up its own thread")),
+                }
             });
             idle.lock().0.push(caller);
             outcome

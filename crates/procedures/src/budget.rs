@@ -56,12 +56,13 @@ impl CpuBudget {
         }
     }
 
-    /// Starts anew, for work on the calling thread.
-    pub(crate) fn start(&self, limit: Duration) {
+    /// Starts anew, for work on the calling thread. It is killed after `patience` of elapsed time, where given.
+    pub(crate) fn start(&self, limit: Duration, patience: Option<Duration>) {
         let now = self.now_ns();
+        let wall = limit.saturating_mul(WALL_FACTOR).min(patience.unwrap_or(Duration::MAX));
         self.started_ns.store(now, Relaxed);
-        self.check_at_ns.store(now.saturating_add(nanoseconds(limit / FREE_SHARE)), Relaxed);
-        self.wall_end_ns.store(now.saturating_add(nanoseconds(limit.saturating_mul(WALL_FACTOR))), Relaxed);
+        self.check_at_ns.store(now.saturating_add(nanoseconds(wall.min(limit / FREE_SHARE))), Relaxed);
+        self.wall_end_ns.store(now.saturating_add(nanoseconds(wall)), Relaxed);
         self.limit_ns.store(nanoseconds(limit), Relaxed);
         self.cpu_started_ns.store(UNREAD, Relaxed);
         self.exhausted.store(false, Relaxed);
@@ -124,15 +125,26 @@ mod tests {
     #[test]
     fn a_busy_thread_uses_its_budget_up_and_stays_exhausted() {
         let budget = CpuBudget::new(Arc::default());
-        budget.start(Duration::from_millis(5));
+        budget.start(Duration::from_millis(5), None);
         let start = Instant::now();
         while !budget.is_exhausted() {
             assert!(start.elapsed() < Duration::from_secs(10), "never exhausted");
         }
         assert!(start.elapsed() >= Duration::from_millis(5));
         assert!(budget.is_exhausted());
-        budget.start(Duration::from_secs(60));
+        budget.start(Duration::from_secs(60), None);
         assert!(!budget.is_exhausted());
+    }
+
+    #[test]
+    fn patience_ends_before_the_budget() {
+        let budget = CpuBudget::new(Arc::default());
+        let start = Instant::now();
+        budget.start(Duration::from_secs(60), Some(Duration::from_millis(2)));
+        while !budget.is_exhausted() {
+            assert!(start.elapsed() < Duration::from_secs(10), "never exhausted");
+        }
+        assert!(start.elapsed() >= Duration::from_millis(2));
     }
 
     #[test]
@@ -140,7 +152,7 @@ mod tests {
         let budget = CpuBudget::new(Arc::default());
         let limit = Duration::from_millis(200);
         let start = Instant::now();
-        budget.start(limit);
+        budget.start(limit, None);
         std::thread::sleep(limit + limit / 4);
         assert!(!budget.is_exhausted(), "waiting is not CPU time");
         while !budget.is_exhausted() {

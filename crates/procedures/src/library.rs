@@ -82,7 +82,7 @@ pub fn inspect(name: &str, source: &[u8], limits: &Limits, resolve: &Resolve<'_>
     }
     let bytecode = compile(name, source)?;
     let machine = Machine::new(Arc::default()).map_err(Failure::internal)?;
-    machine.begin(limits).map_err(|error| invalid(name, &error))?;
+    machine.begin(limits, None).map_err(|error| invalid(name, &error))?;
     let mut modules = Modules::default();
     let mut requires: Vec<Requirement> = Vec::new();
     // The source is run until it meets a library that is not there yet, which is found, and then anew.

@@ -159,9 +159,10 @@ impl Machine {
         self.lua.gc_collect()
     }
 
-    /// Gives what runs from now on the limits of one call.
-    pub(crate) fn begin(&self, limits: &Limits) -> mlua::Result<()> {
-        self.budget.start(Duration::from_millis(limits.call_cpu_ms));
+    /// Gives what runs from now on the limits of one call; `patience`, where given, bounds the elapsed time more
+    /// narrowly.
+    pub(crate) fn begin(&self, limits: &Limits, patience: Option<Duration>) -> mlua::Result<()> {
+        self.budget.start(Duration::from_millis(limits.call_cpu_ms), patience);
         self.bounds.memory_bytes.store(limits.call_memory_bytes, Relaxed);
         self.lua.set_memory_limit(self.lua.used_memory() + limits.call_memory_bytes)?;
         if self.seeded.swap(false, Relaxed) {

@@ -62,6 +62,9 @@ pub struct Invocation<'a> {
     pub trace: Option<&'a Trace>,
     /// Its writes will be discarded: Tokyo Tyrant's stash stays as it was.
     pub dry_run: bool,
+    /// Elapsed time after which it fails with [`Reason::CallTimeout`], whatever CPU time it has left: for a thread that
+    /// others wait for.
+    pub patience: Option<Duration>,
 }
 
 /// What a function is called with, behind its keys.
@@ -206,7 +209,7 @@ impl Runtime {
         let budget = machine.budget();
         let mut access = Access::new(transaction, scope, budget, &library.name, function, trace, &mut self.stash);
         let heap_bytes = machine.used_bytes();
-        machine.begin(&limits).map_err(Failure::internal)?;
+        machine.begin(&limits, invocation.patience).map_err(Failure::internal)?;
         let result = (|| {
             let mut modules = Modules::default();
             for library in required {

@@ -2,7 +2,9 @@
 //!
 //! Key-value commands are evaluated where the executor runs. A batch with a command that may run for long
 //! moves to a thread of the shard's own, with everything that evaluating needs, and comes back when it is done:
-//! the runtime's threads also carry heartbeats, and must not wait for what users wrote.
+//! the runtime's threads also carry heartbeats, and must not wait for what users wrote. Moving costs more than most
+//! such commands do, so one that is known to be quick stays; it is given up where it proves not to be, and evaluated
+//! anew on the thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,24 +27,63 @@ use crate::state_view::StateView;
 const BATCH_COMMANDS_MAX: usize = 512;
 /// Bytes of effects after which a batch takes no further command.
 const BATCH_BYTES_TARGET: usize = 1024 * 1024;
+/// How long a batch may keep one of the runtime's threads before it takes no further command.
+const SHARED_TIME_TARGET: Duration = Duration::from_millis(2);
 
 /// What runs commands. It owns whatever lives next to the data (Luau VMs, SQLite connections).
 pub trait Evaluator: Send + 'static {
-    /// Runs one command. On an error the executor discards the transaction: no effect remains.
+    /// Runs one command. Where it stops, the executor discards the transaction: no effect remains.
     /// Returns the reply, and which procedure made the effects if one did.
-    fn evaluate(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure>;
+    fn evaluate(
+        &mut self,
+        command: &Command,
+        transaction: &mut Transaction<'_>,
+        place: Place,
+    ) -> Result<Evaluated, Stopped>;
 
-    /// Whether the command may take the processor for long, as what users wrote may.
+    /// Whether the command may take the processor for long, as what users wrote may, so that it should have a thread
+    /// of its own.
     fn may_run_long(&self, command: &Command) -> bool;
 }
 
 impl Evaluator for Box<dyn Evaluator> {
-    fn evaluate(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
-        (**self).evaluate(command, transaction)
+    fn evaluate(
+        &mut self,
+        command: &Command,
+        transaction: &mut Transaction<'_>,
+        place: Place,
+    ) -> Result<Evaluated, Stopped> {
+        (**self).evaluate(command, transaction, place)
     }
 
     fn may_run_long(&self, command: &Command) -> bool {
         (**self).may_run_long(command)
+    }
+}
+
+/// Where a command is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On one of the runtime's threads. A command that takes longer than a few milliseconds there must be
+    /// [`Stopped::TooLong`].
+    Shared,
+    /// On the shard's own thread.
+    Own,
+}
+
+/// Why a command was not evaluated to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stopped {
+    /// It failed.
+    Failed(Failure),
+    /// It takes too long for [`Place::Shared`], and is to be evaluated on the shard's own thread.
+    /// [`may_run_long`](Evaluator::may_run_long) says so from now on.
+    TooLong,
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Stopped::Failed(failure)
     }
 }
 
@@ -128,7 +169,7 @@ impl<E: Evaluator> Evaluation<E> {
         let mut bench = self.here.take().ok_or_else(|| lost(self.shard_id))?;
         let may_run_long = |envelope: &Envelope| bench.evaluator.may_run_long(&envelope.command);
         if !turn.waiting.iter().take(BATCH_COMMANDS_MAX).any(may_run_long) {
-            let batch = bench.batch(&mut turn);
+            let batch = bench.batch(&mut turn, Place::Shared);
             self.here = Some(bench);
             return Ok((turn, batch));
         }
@@ -150,7 +191,7 @@ fn start_thread<E: Evaluator>(shard_id: u32) -> Result<mpsc::Sender<Errand<E>>, 
         .name(format!("shard-{shard_id}"))
         .spawn(move || {
             for Errand { mut bench, mut turn, done } in errands {
-                let batch = bench.batch(&mut turn);
+                let batch = bench.batch(&mut turn, Place::Own);
                 // An executor that is gone was stopped; dropping the batch tells its clients.
                 let _ = done.send((bench, turn, batch));
             }
@@ -160,12 +201,15 @@ fn start_thread<E: Evaluator>(shard_id: u32) -> Result<mpsc::Sender<Errand<E>>, 
 }
 
 impl<E: Evaluator> Bench<E> {
-    fn batch(&mut self, turn: &mut Turn) -> Batch {
+    fn batch(&mut self, turn: &mut Turn, place: Place) -> Batch {
         let started = Instant::now();
         let Turn { leading, waiting } = turn;
         let mut batch = Batch::new();
         leading.head.advance_to(wall_clock());
         while batch.replies.len() < BATCH_COMMANDS_MAX && batch.bytes < BATCH_BYTES_TARGET {
+            if place == Place::Shared && started.elapsed() > SHARED_TIME_TARGET {
+                break;
+            }
             let Some(envelope) = waiting.pop_front() else { break };
             self.places.release(1);
             if !envelope.claim() {
@@ -177,12 +221,22 @@ impl<E: Evaluator> Bench<E> {
                 envelope.answer(Err(Failure::new(Reason::DeadlineExceeded, text)));
                 continue;
             }
-            match self.command(leading, &envelope, &mut batch) {
-                Err(failure) if was_killed(failure.reason) => envelope.answer(Err(failure)),
-                result => {
-                    batch.replies.push(PendingReply { reply_to: envelope.reply_to, result, span: envelope.span });
+            let result = match self.command(leading, &envelope, &mut batch, place) {
+                Ok(reply) => Ok(reply),
+                Err(Stopped::TooLong) if place == Place::Shared => {
+                    envelope.put_off();
+                    self.places.take_back();
+                    waiting.push_front(envelope);
+                    break;
                 }
-            }
+                Err(Stopped::TooLong) => Err(Failure::internal("a command gave up its own thread")),
+                Err(Stopped::Failed(failure)) if was_killed(failure.reason) => {
+                    envelope.answer(Err(failure));
+                    continue;
+                }
+                Err(Stopped::Failed(failure)) => Err(failure),
+            };
+            batch.replies.push(PendingReply { reply_to: envelope.reply_to, result, span: envelope.span });
         }
         if !batch.effects.is_empty() {
             batch.effects.push(leading.head.effect());
@@ -191,13 +245,19 @@ impl<E: Evaluator> Bench<E> {
         batch
     }
 
-    fn command(&mut self, leading: &mut Leadership, envelope: &Envelope, batch: &mut Batch) -> Result<Reply, Failure> {
+    fn command(
+        &mut self,
+        leading: &mut Leadership,
+        envelope: &Envelope,
+        batch: &mut Batch,
+        place: Place,
+    ) -> Result<Reply, Stopped> {
         let _evaluating = envelope.span.enter();
         tracing::debug!("evaluate");
         let base = StateView(&self.state);
         let view = leading.overlay.over(&base);
         let mut transaction = Transaction::new(&view, leading.head, &self.limits);
-        let evaluated = self.evaluator.evaluate(&envelope.command, &mut transaction)?;
+        let evaluated = self.evaluator.evaluate(&envelope.command, &mut transaction, place)?;
         let (effects, head) = transaction.finish();
         leading.head = head;
         if let Some((procedure, library_version)) = evaluated.procedure {

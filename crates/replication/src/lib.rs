@@ -50,7 +50,7 @@ mod wire;
 
 pub use clock::wall_clock;
 pub use convert::{Malformed, Node};
-pub use evaluation::{Evaluated, Evaluator};
+pub use evaluation::{Evaluated, Evaluator, Place, Stopped};
 pub use link::endpoint;
 pub use mailbox::{CommandResult, Executed};
 pub use replication::{MakeEvaluator, Replication, ReplicationConfig};

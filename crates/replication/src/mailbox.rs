@@ -37,6 +37,11 @@ impl Envelope {
         !self.claimed.swap(true, Ordering::AcqRel)
     }
 
+    /// Takes the claim back: the command will be evaluated later, and until then its client may give up.
+    pub(crate) fn put_off(&self) {
+        self.claimed.store(false, Ordering::Release);
+    }
+
     /// Answers without evaluating. A client that gave up no longer waits.
     pub(crate) fn answer(self, result: CommandResult) {
         let _ = self.reply_to.send(result);
@@ -157,6 +162,11 @@ pub(crate) struct Places(Arc<AtomicUsize>);
 impl Places {
     pub(crate) fn release(&self, commands: usize) {
         self.0.fetch_sub(commands, Ordering::Relaxed);
+    }
+
+    /// A command that left waits once more, also where others have filled the mailbox meanwhile.
+    pub(crate) fn take_back(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -137,6 +137,7 @@ impl Shard {
             typed_result,
             trace: None,
             dry_run: self.dry_run,
+            patience: None,
         };
         let outcome = self.runtime.call(invocation, &mut transaction, &scope)?;
         let (effects, head) = transaction.finish();

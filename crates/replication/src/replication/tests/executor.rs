@@ -11,7 +11,9 @@ use futures::future::join_all;
 use prost::Message as _;
 use tokio::sync::oneshot;
 
-use super::{DiskStall, HALF_WRITTEN, REFUSED, Settings, TestNode, increment, incremented, put, soon, until, value};
+use super::{
+    DiskStall, HALF_WRITTEN, REFUSED, SLOW, Settings, TestNode, increment, incremented, put, soon, until, value,
+};
 use crate::executor::IN_FLIGHT_MAX;
 use crate::shard::Shard;
 use crate::state_machine::read_fence;
@@ -40,6 +42,19 @@ async fn commands_see_effects_in_flight_and_are_answered_once_these_are_durable_
         assert!(shard.applied_next() > executed.applied_index);
     }
     assert_eq!(value(&shard, "counter").unwrap(), IN_FLIGHT_MAX.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_takes_too_long_is_evaluated_anew_on_the_shards_thread() {
+    let node = TestNode::lead_alone(Settings::default()).await;
+    let shard = node.shard();
+    let submitted: Vec<_> = (0..3).map(|nth| shard.submit(put(SLOW, nth.to_string()), soon())).collect();
+    for submitted in submitted {
+        submitted.unwrap().outcome().await.unwrap();
+    }
+    assert_eq!(value(&shard, SLOW).unwrap(), "2", "in the order in which they came");
+    assert_eq!(value(&shard, HALF_WRITTEN), None, "what was given up leaves nothing");
+    assert_eq!(node.evaluations.begun(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{MakeEvaluator, Replication, ReplicationConfig};
 use crate::convert::Node;
-use crate::evaluation::{Evaluated, Evaluator};
+use crate::evaluation::{Evaluated, Evaluator, Place, Stopped};
 use crate::mailbox::Executed;
 use crate::shard::Shard;
 use crate::timing::Timing;
@@ -81,6 +81,9 @@ fn value(shard: &Shard, key: &str) -> Option<Bytes> {
 const REFUSED: &str = "refused";
 const HALF_WRITTEN: &str = "half-written";
 
+/// A put to this key is thought to be quick, and is not: it writes [`HALF_WRITTEN`], and is given up.
+const SLOW: &str = "slow";
+
 /// Counts a node's evaluations and can hold them up.
 #[derive(Default)]
 struct Evaluations {
@@ -116,23 +119,40 @@ impl Evaluations {
     }
 }
 
-struct TestEvaluator(Arc<Evaluations>);
+struct TestEvaluator {
+    evaluations: Arc<Evaluations>,
+    /// A put to [`SLOW`] was given up.
+    slow_known: bool,
+}
 
 impl Evaluator for TestEvaluator {
-    fn evaluate(&mut self, command: &Command, transaction: &mut Transaction<'_>) -> Result<Evaluated, Failure> {
-        self.0.begin();
+    fn evaluate(
+        &mut self,
+        command: &Command,
+        transaction: &mut Transaction<'_>,
+        place: Place,
+    ) -> Result<Evaluated, Stopped> {
+        if let Some(Kind::Put(request)) = &command.kind
+            && request.key == SLOW
+            && place == Place::Shared
+        {
+            self.slow_known = true;
+            transaction.put(HALF_WRITTEN.into(), "x".into(), 0, 0)?;
+            return Err(Stopped::TooLong);
+        }
+        self.evaluations.begin();
         if let Some(Kind::Put(request)) = &command.kind
             && request.key == REFUSED
         {
             transaction.put(HALF_WRITTEN.into(), "x".into(), 0, 0)?;
-            return Err(Failure::new(Reason::ProcedureFailed, "as asked"));
+            return Err(Failure::new(Reason::ProcedureFailed, "as asked").into());
         }
         Ok(Evaluated { reply: cirrus_engine::evaluate(command, transaction)?, procedure: None })
     }
 
     /// A test may hold an evaluation.
-    fn may_run_long(&self, _: &Command) -> bool {
-        true
+    fn may_run_long(&self, command: &Command) -> bool {
+        self.slow_known || !matches!(&command.kind, Some(Kind::Put(request)) if request.key == SLOW)
     }
 }
 
@@ -196,7 +216,8 @@ impl TestNode {
             limits: settings.limits,
             storage: StorageConfig::default(),
         };
-        let make_evaluator: MakeEvaluator = Arc::new(move |_| Box::new(TestEvaluator(for_executor.clone())));
+        let make_evaluator: MakeEvaluator =
+            Arc::new(move |_| Box::new(TestEvaluator { evaluations: for_executor.clone(), slow_known: false }));
         let mut opened = Replication::open(config.clone(), make_evaluator.clone());
         // After a crash the last one to let go of the log may still be closing it.
         until("the log opens", || {
