@@ -24,6 +24,26 @@ pub(crate) trait Driver: Sync {
 
     /// What one client holds. `client` counts from 0.
     fn session(&self, client: usize) -> impl Future<Output = anyhow::Result<Self::Session>> + Send;
+
+    /// What the servers have used so far; `None` where they do not tell.
+    fn processor_time(&self) -> impl Future<Output = Option<ServerTime>> + Send {
+        async { None }
+    }
+}
+
+/// Processor time of a system's servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ServerTime {
+    /// Of their processes.
+    pub(crate) all: Duration,
+    /// Of that, what clients' scripts took.
+    pub(crate) scripts: Duration,
+}
+
+impl ServerTime {
+    pub(crate) fn since(self, before: ServerTime) -> Option<ServerTime> {
+        Some(ServerTime { all: self.all.checked_sub(before.all)?, scripts: self.scripts.checked_sub(before.scripts)? })
+    }
 }
 
 /// One client's way to the system: one request at a time. It retries nothing, but recovers for the next

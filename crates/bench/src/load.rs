@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::arguments::KvArgs;
 use crate::driver::cirrus::CirrusDriver;
-use crate::driver::{Answer, Driver, PipelinedSession, Session, perform};
+use crate::driver::{Answer, Driver, PipelinedSession, ServerTime, Session, perform};
 use crate::format;
 use crate::processor;
 use crate::recorder::{OperationError, Recorder, Window};
@@ -59,20 +59,22 @@ pub(crate) struct Measurement {
     pub(crate) length: Duration,
     /// Processor time that this process used while it measured.
     pub(crate) processor_time: Option<Duration>,
+    /// The same of the servers.
+    pub(crate) server_time: Option<ServerTime>,
 }
 
 /// Clients with one request in flight each.
 pub(crate) async fn run<D: Driver>(driver: &D, plan: &Plan) -> anyhow::Result<Measurement> {
     prepare(driver, plan).await?;
     let sessions = sessions(driver, plan.clients).await?;
-    drive(plan, sessions, ask_one_by_one).await
+    drive(driver, plan, sessions, ask_one_by_one).await
 }
 
 /// Clients with `in_flight` requests each, over streams.
 pub(crate) async fn run_pipelined(driver: &CirrusDriver, plan: &Plan, in_flight: usize) -> anyhow::Result<Measurement> {
     prepare(driver, plan).await?;
     let sessions = (0..plan.clients).map(|client| driver.pipeline(client, in_flight)).collect();
-    drive(plan, sessions, move |session, work| ask_by_window(session, work, in_flight)).await
+    drive(driver, plan, sessions, move |session, work| ask_by_window(session, work, in_flight)).await
 }
 
 async fn prepare<D: Driver>(driver: &D, plan: &Plan) -> anyhow::Result<()> {
@@ -192,8 +194,9 @@ fn pause_after(error: &OperationError) -> Duration {
 /// How long clients may take, after the end, to get the answers that they wait for.
 const GRACE: Duration = Duration::from_secs(5);
 
-async fn drive<S, F, R>(plan: &Plan, sessions: Vec<S>, client: F) -> anyhow::Result<Measurement>
+async fn drive<D, S, F, R>(driver: &D, plan: &Plan, sessions: Vec<S>, client: F) -> anyhow::Result<Measurement>
 where
+    D: Driver,
     F: Fn(S, Work) -> R,
     R: Future<Output = ()> + Send + 'static,
 {
@@ -209,9 +212,11 @@ where
     let progress = progress_line();
     let title = format!("{} · {} clients", plan.operation.name(), plan.clients);
     watch(&progress, &format!("{title} · warming up"), &notes, window.start).await;
-    let processor_before = processor::time_used();
+    let (processor_before, server_before) = (processor::time_used(), driver.processor_time().await);
     watch(&progress, &title, &notes, window.end).await;
     let processor_time = processor_before.and_then(|before| processor::time_used()?.checked_sub(before));
+    let server_after = driver.processor_time().await;
+    let server_time = server_after.zip(server_before).and_then(|(after, before)| after.since(before));
     progress.set_message(format!("{title} · waiting for the last answers"));
     let unanswered = finish(clients).await?;
     progress.finish_and_clear();
@@ -224,7 +229,7 @@ where
         let message = format!("a client got no answer within {} s of the end", GRACE.as_secs());
         merged.note_error(&OperationError::new("NO_ANSWER", message));
     }
-    Ok(Measurement { notes: merged, length: plan.length, processor_time })
+    Ok(Measurement { notes: merged, length: plan.length, processor_time, server_time })
 }
 
 /// Waits for the clients to end by themselves, and tells how many did not.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
@@ -48,6 +49,12 @@ pub struct Report {
     /// How many processors the load generator kept busy; absent where the system does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator_processors: Option<f64>,
+    /// Processor time of all servers for one operation, microseconds; absent where they do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_cpu_us: Option<f64>,
+    /// Of that, what the script took; absent where none ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script_cpu_us: Option<f64>,
 }
 
 /// Latencies in microseconds, within 1 %.
@@ -77,6 +84,9 @@ impl Report {
         let latencies = measurement.notes.latencies();
         let quantile_us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
         let seconds = measurement.length.as_secs_f64();
+        let per_operation = |time: Duration| time.as_secs_f64() * 1e6 / latencies.len() as f64;
+        let server_time = measurement.server_time.filter(|_| !latencies.is_empty());
+        let script_time = server_time.filter(|_| args.operation == Operation::Call);
         Report {
             connections: target.system.shares_connections().then_some(args.connections),
             system: target.system,
@@ -100,6 +110,8 @@ impl Report {
             },
             errors: measurement.notes.errors(),
             generator_processors: measurement.processor_time.map(|used| used.as_secs_f64() / seconds),
+            server_cpu_us: server_time.map(|used| per_operation(used.all)),
+            script_cpu_us: script_time.map(|used| per_operation(used.scripts)),
         }
     }
 
@@ -143,6 +155,13 @@ impl fmt::Display for Report {
             write!(f, " · the load generator used {processors:.2} processors")?;
         }
         writeln!(f)?;
+        if let Some(server) = self.server_cpu_us {
+            write!(f, "The servers used {server:.1} us of processor time for an operation")?;
+            if let Some(script) = self.script_cpu_us {
+                write!(f, ", of which Lua took {script:.1} us ({:.0} %)", 100.0 * script / server)?;
+            }
+            writeln!(f)?;
+        }
         for (kind, tally) in &self.errors {
             writeln!(f, "{} × {kind}: {}", thousands(tally.count as f64), tally.example)?;
         }

@@ -44,7 +44,8 @@ pub(crate) fn describe() {
 /// One shard's meters.
 pub(crate) struct CallMetrics {
     known: Arc<KnownProcedures>,
-    meters: HashMap<(String, String), Meters>,
+    /// By library and function.
+    meters: HashMap<String, HashMap<String, Meters>>,
 }
 
 struct Meters {
@@ -120,12 +121,19 @@ impl CallMetrics {
     }
 
     fn meters_of(&mut self, library: &str, function: &str) -> &Meters {
-        let procedure = (library.to_owned(), function.to_owned());
-        if self.meters.contains_key(&procedure) || self.known.admit(library, function) {
-            return self.meters.entry(procedure).or_insert_with(|| Meters::new(library, function));
+        let is_known = |meters: &HashMap<String, HashMap<String, Meters>>| {
+            meters.get(library).is_some_and(|functions| functions.contains_key(function))
+        };
+        // Not by `entry`: no name is copied for a procedure that is known.
+        if !is_known(&self.meters) {
+            let (library, function) = match self.known.admit(library, function) {
+                true => (library, function),
+                false => (OTHER, OTHER),
+            };
+            let functions = self.meters.entry(library.to_owned()).or_default();
+            return functions.entry(function.to_owned()).or_insert_with(|| Meters::new(library, function));
         }
-        let other = (OTHER.to_owned(), OTHER.to_owned());
-        self.meters.entry(other).or_insert_with(|| Meters::new(OTHER, OTHER))
+        &self.meters[library][function]
     }
 }
 
@@ -140,7 +148,7 @@ mod tests {
         for number in 0..PROCEDURES_MAX + 50 {
             one.meters_of("library", &format!("f{number}"));
         }
-        assert_eq!(one.meters.len(), PROCEDURES_MAX + 1);
+        assert_eq!(one.meters.values().map(HashMap::len).sum::<usize>(), PROCEDURES_MAX + 1);
         assert_eq!(one.meters_of("library", "f7").function, "f7");
         // Another shard of the node shares the limit, and knows the same procedures.
         let mut two = CallMetrics::new(known);

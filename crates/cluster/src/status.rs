@@ -1,8 +1,11 @@
 //! The cluster as this node sees it.
 
+use std::time::Duration;
+
 use cirrus_proto::routing::slots_of_shard;
 use cirrus_proto::v1::{NodeStatus, ShardStatus, SlotRange, StatusResponse};
 use cirrus_replication::Shard;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::catalog::FEATURE_LEVEL;
 use crate::evaluator::CATALOG_SHARD;
@@ -43,8 +46,13 @@ impl ClusterNode {
             nodes,
             shards,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            process_cpu_us: process_cpu().as_micros() as u64,
         }
     }
+}
+
+fn process_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("every process has a CPU clock").into()
 }
 
 fn local_status(shard: &Shard, shard_count: u32) -> ShardStatus {

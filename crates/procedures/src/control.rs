@@ -21,8 +21,9 @@ pub struct CallControl {
 
 #[derive(Debug)]
 struct State {
-    sequence: u64,
-    running: Option<RunningCall>,
+    runs: bool,
+    /// The call that runs, else the last one, whose text the next one uses again.
+    call: RunningCall,
 }
 
 /// A call that has not ended.
@@ -45,18 +46,27 @@ pub struct RunningCall {
 impl CallControl {
     /// The first call is numbered after `sequence`.
     pub(crate) fn new(sequence: u64) -> Self {
-        CallControl { state: Mutex::new(State { sequence, running: None }), killed: Arc::default() }
+        let call = RunningCall {
+            sequence,
+            library: String::new(),
+            version: 0,
+            function: String::new(),
+            key: Bytes::new(),
+            began: Instant::now(),
+        };
+        CallControl { state: Mutex::new(State { runs: false, call }), killed: Arc::default() }
     }
 
     /// The call that runs now.
     pub fn running(&self) -> Option<RunningCall> {
-        self.state.lock().running.clone()
+        let state = self.state.lock();
+        state.runs.then(|| state.call.clone())
     }
 
     /// Ends the call of that number at its next interrupt. False where it has ended already.
     pub fn kill(&self, sequence: u64) -> bool {
         let state = self.state.lock();
-        let runs = state.running.as_ref().is_some_and(|call| call.sequence == sequence);
+        let runs = state.runs && state.call.sequence == sequence;
         if runs {
             self.killed.store(true, Relaxed);
         }
@@ -69,22 +79,22 @@ impl CallControl {
 
     pub(crate) fn begin(&self, invocation: &Invocation<'_>) {
         let mut state = self.state.lock();
-        state.sequence = state.sequence.wrapping_add(1);
-        state.running = Some(RunningCall {
-            sequence: state.sequence,
-            library: invocation.library.name.clone(),
-            version: invocation.library.version,
-            function: invocation.function.to_owned(),
-            key: invocation.key.clone(),
-            began: Instant::now(),
-        });
+        state.runs = true;
+        let call = &mut state.call;
+        call.sequence = call.sequence.wrapping_add(1);
+        call.library.clone_from(&invocation.library.name);
+        call.version = invocation.library.version;
+        call.function.clear();
+        call.function.push_str(invocation.function);
+        call.key = invocation.key.clone();
+        call.began = Instant::now();
         self.killed.store(false, Relaxed);
     }
 
     /// Whether the call was killed: nobody can kill it from now on.
     pub(crate) fn end(&self) -> bool {
         let mut state = self.state.lock();
-        state.running = None;
+        state.runs = false;
         self.killed.swap(false, Relaxed)
     }
 }

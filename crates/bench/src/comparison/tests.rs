@@ -20,6 +20,8 @@ fn report(system: System, mode: Mode, clients: usize, throughput_per_second: f64
         latency_us: Latencies { p50, p99: 2.0 * p50, ..Latencies::default() },
         errors: BTreeMap::new(),
         generator_processors: Some(0.5),
+        server_cpu_us: None,
+        script_cpu_us: None,
     }
 }
 

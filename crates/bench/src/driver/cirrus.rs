@@ -9,25 +9,31 @@ mod pipeline;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use cirrus_client::{Client, ClientConfig, ClientError};
+use cirrus_proto::v1::StatusRequest;
+use cirrus_proto::v1::cluster_client::ClusterClient;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
-use super::{Driver, Session, grpc, patiently};
+use super::{Driver, ServerTime, Session, grpc, patiently};
 use crate::recorder::OperationError;
 use crate::workload::Operation;
 use pipeline::Pipeline;
 
-/// The library of `--op call`: a read-modify-write, written as LightCloud's scripts are.
+/// The library of `--op call`: a read-modify-write of two keys, written as LightCloud's scripts are.
 const LIBRARY: &str = "bench";
 const LIBRARY_SOURCE: &str = "\
 function incr(key, amount)
     local sum = tonumber(_get(key) or '0') + tonumber(amount)
     _put(key, tostring(sum))
+    local total = '{' .. key .. '}/total'
+    _put(total, tostring(tonumber(_get(total) or '0') + tonumber(amount)))
     return sum
 end
 ";
@@ -42,6 +48,8 @@ pub(crate) struct CirrusDriver {
     /// By address, for pipelines; connected when first used.
     channels: Vec<(String, Vec<Channel>)>,
     refresher: JoinHandle<()>,
+    /// CPU time of all calls, microseconds, as their answers tell it.
+    script_us: Arc<AtomicU64>,
 }
 
 impl CirrusDriver {
@@ -70,7 +78,7 @@ impl CirrusDriver {
                 drop(refreshed.refresh().await);
             }
         });
-        Ok(CirrusDriver { client, channels, refresher })
+        Ok(CirrusDriver { client, channels, refresher, script_us: Arc::default() })
     }
 
     /// A client that keeps up to `window` requests in flight.
@@ -98,13 +106,26 @@ impl Driver for CirrusDriver {
     }
 
     async fn session(&self, _: usize) -> anyhow::Result<CirrusSession> {
-        Ok(CirrusSession { client: self.client.clone() })
+        Ok(CirrusSession { client: self.client.clone(), script_us: self.script_us.clone() })
+    }
+
+    /// Asks every node, so it is `None` where one does not answer.
+    async fn processor_time(&self) -> Option<ServerTime> {
+        let mut all = Duration::ZERO;
+        for (_, channels) in &self.channels {
+            let mut node = ClusterClient::new(channels.first()?.clone());
+            let asked = tokio::time::timeout(Duration::from_secs(1), node.status(StatusRequest {})).await;
+            all += Duration::from_micros(asked.ok()?.ok()?.into_inner().process_cpu_us);
+        }
+        let scripts = Duration::from_micros(self.script_us.load(Relaxed));
+        Some(ServerTime { all, scripts })
     }
 }
 
 /// One client of Cirrus, with one request in flight.
 pub(crate) struct CirrusSession {
     client: Client,
+    script_us: Arc<AtomicU64>,
 }
 
 impl Session for CirrusSession {
@@ -118,7 +139,9 @@ impl Session for CirrusSession {
     }
 
     async fn call(&mut self, key: Bytes) -> Result<(), OperationError> {
-        let sum = self.client.call(PROCEDURE, key, vec![Bytes::from_static(b"1")]).await?.result;
+        let answer = self.client.call(PROCEDURE, key, vec![Bytes::from_static(b"1")]).await?;
+        self.script_us.fetch_add(answer.cpu_us, Relaxed);
+        let sum = answer.result;
         match std::str::from_utf8(&sum).ok().and_then(|digits| digits.parse::<i64>().ok()) {
             Some(1..) => Ok(()),
             _ => Err(OperationError::new("WRONG_RESULT", format!("a counter stands at {sum:?}"))),

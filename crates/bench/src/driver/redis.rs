@@ -10,10 +10,12 @@ use super::{Driver, Session, patiently};
 use crate::recorder::OperationError;
 use crate::workload::Operation;
 
-/// The same read-modify-write as the procedure that Cirrus runs.
+/// The same read-modify-write of two keys as the procedure that Cirrus runs.
 const INCREMENT_SCRIPT: &str = "\
 local sum = tonumber(redis.call('GET', KEYS[1]) or '0') + tonumber(ARGV[1])
 redis.call('SET', KEYS[1], sum)
+local total = '{' .. KEYS[1] .. '}/total'
+redis.call('SET', total, tonumber(redis.call('GET', total) or '0') + tonumber(ARGV[1]))
 return sum
 ";
 

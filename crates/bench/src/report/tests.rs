@@ -29,6 +29,8 @@ fn report() -> Report {
             ErrorTally { count: 1234, example: "connection refused".to_owned() },
         )]),
         generator_processors: Some(0.31),
+        server_cpu_us: Some(80.0),
+        script_cpu_us: Some(8.0),
     }
 }
 
@@ -41,6 +43,10 @@ fn people_see_throughput_quantiles_and_every_kind_of_error() {
     assert!(text.contains("1,234 × UNAVAILABLE: connection refused"), "{text}");
     assert!(text.contains("64,800 operations in 8 s · values of 256 bytes · 10,000 keys"), "{text}");
     assert!(text.contains("used 0.31 processors"), "{text}");
+    assert!(
+        text.contains("used 80.0 us of processor time for an operation, of which Lua took 8.0 us (10 %)"),
+        "{text}"
+    );
 }
 
 #[test]
