@@ -7,11 +7,13 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
+use cirrus_procedures::Warning;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{Command, Query, RequireCatalog, query, query_result, reply};
 use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, DeleteLibraryRequest, DeleteLibraryResponse, GetLibraryRequest,
-    GetLibraryResponse, ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest,
+    GetLibraryResponse, LintWarning, ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest,
     ListLibraryVersionsResponse, ReadConsistency, RollbackLibraryRequest, RollbackLibraryResponse,
     UploadLibraryRequest, UploadLibraryResponse,
 };
@@ -21,7 +23,11 @@ use crate::evaluator::CATALOG_SHARD;
 use crate::node::ClusterNode;
 
 impl ClusterNode {
-    /// Stores a source as the next version of its library, and activates it unless told otherwise.
+    /// Stores a source as the next version of its library, and activates it unless told otherwise. Then looks for what
+    /// is probably a mistake in it.
+    ///
+    /// This node lints, after the upload took effect: the catalog's executor is not held up by it, an upload
+    /// is not refused for it, and an upload that is sent again is told the same.
     ///
     /// # Errors
     /// LIBRARY_INVALID, LIBRARY_TOO_LARGE, and those of [`ClusterNode::command`].
@@ -30,8 +36,11 @@ impl ClusterNode {
         request: UploadLibraryRequest,
         deadline: Instant,
     ) -> Result<UploadLibraryResponse, Failure> {
+        let source = request.source.clone();
         match self.change_catalog(Kind::UploadLibrary(request), deadline).await? {
-            Some(reply::Kind::UploadLibrary(response)) => Ok(response),
+            Some(reply::Kind::UploadLibrary(response)) => {
+                Ok(UploadLibraryResponse { warnings: lint_warnings(source).await, ..response })
+            }
             other => Err(unexpected(other)),
         }
     }
@@ -140,6 +149,19 @@ impl ClusterNode {
         })?;
         Ok(executed.reply.kind)
     }
+}
+
+async fn lint_warnings(source: Bytes) -> Vec<LintWarning> {
+    let warnings = tokio::task::spawn_blocking(move || cirrus_procedures::lint(&source)).await;
+    // Lint does not panic; only a node that stops leaves it undone.
+    let warnings = warnings.unwrap_or_default().into_iter();
+    let message = |warning: Warning| LintWarning {
+        line: warning.line,
+        column: warning.column.unwrap_or(0),
+        code: warning.code.to_owned(),
+        message: warning.message,
+    };
+    warnings.map(message).collect()
 }
 
 fn unexpected(answer: impl std::fmt::Debug) -> Failure {

@@ -265,7 +265,8 @@ pub(crate) fn upload(
             }
         }
     };
-    let response = v1::UploadLibraryResponse { library: Some(header), activation: Some(activation) };
+    let response =
+        v1::UploadLibraryResponse { library: Some(header), activation: Some(activation), warnings: Vec::new() };
     Ok(reply::Kind::UploadLibrary(response))
 }
 

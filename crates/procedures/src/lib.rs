@@ -7,6 +7,7 @@
 //!
 //! An upload passes [`inspect`]: the source compiles, loads within a call's limits and exports something, and
 //! what it requires is found and pinned (`modules.rs`).
+//! Besides, [`lint`] warns of what is probably a mistake.
 //! A call passes [`Runtime::call`]:
 //!
 //! ```text
@@ -42,6 +43,7 @@ mod budget;
 mod control;
 mod declarations;
 mod library;
+mod lint;
 mod machine;
 mod modules;
 mod parameters;
@@ -54,5 +56,6 @@ mod values;
 
 pub use control::{CallControl, RunningCall};
 pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_name, inspect};
+pub use lint::{WARNINGS_MAX, Warning, lint};
 pub use runtime::{Arguments, CallOutcome, CallResult, Invocation, KeyScope, Runtime};
 pub use trace::{Step, Trace};

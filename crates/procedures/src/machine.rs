@@ -327,6 +327,11 @@ impl Machine {
         Err(Failure::new(Reason::ProcedureFailed, message).into())
     }
 
+    /// What every environment finds besides its own variables.
+    pub(crate) fn shared_globals(&self) -> mlua::Result<Table> {
+        self.environment_metatable.raw_get("__index")
+    }
+
     /// A call's globals: its own assignments, above the shared, read-only ones.
     fn environment(&self) -> mlua::Result<Table> {
         let environment = self.environment_without_itself()?;

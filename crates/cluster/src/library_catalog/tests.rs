@@ -37,7 +37,7 @@ impl Catalog {
             request_id: None,
         };
         match self.change(|transaction| upload(&request, transaction))? {
-            reply::Kind::UploadLibrary(v1::UploadLibraryResponse { library, activation }) => {
+            reply::Kind::UploadLibrary(v1::UploadLibraryResponse { library, activation, .. }) => {
                 Ok((library.unwrap().version, activation.unwrap().active_version))
             }
             other => panic!("{other:?}"),

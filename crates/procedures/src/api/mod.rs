@@ -188,7 +188,7 @@ impl<'a, 'v> Access<'a, 'v> {
 pub(crate) const INTERNAL: &str = "(internal)";
 
 /// Any number of arguments from this one on.
-const MANY: usize = usize::MAX;
+pub(crate) const MANY: usize = usize::MAX;
 
 /// One function of an API.
 pub(crate) struct Operation {
@@ -230,6 +230,16 @@ fn groups() -> impl Iterator<Item = &'static [Operation]> {
 /// All operations; a bound function knows its own by its place here.
 pub(crate) fn operations() -> impl Iterator<Item = &'static Operation> {
     groups().flatten()
+}
+
+/// Every function that scripts can name and that checks its number of arguments: its table, its name, and how many it
+/// takes.
+pub(crate) fn signatures() -> impl Iterator<Item = (Option<&'static str>, &'static str, RangeInclusive<usize>)> {
+    let operations = operations().filter(|operation| operation.table != Some(INTERNAL));
+    let operations = operations.map(|operation| (operation.table, operation.name, operation.arguments.clone()));
+    let pure = pure::functions().map(|function| (function.table, function.name, function.arguments.clone()));
+    let scripted = tyrant::SCRIPTED.iter().map(|(name, arguments)| (None, *name, arguments.clone()));
+    operations.chain(pure).chain(scripted)
 }
 
 fn operation(mut index: usize) -> Option<&'static Operation> {
@@ -277,15 +287,18 @@ fn check_argument_count(expected: &RangeInclusive<usize>, count: usize) -> Resul
     if expected.contains(&count) {
         return Ok(());
     }
-    let (least, most) = (*expected.start(), *expected.end());
-    let expected = match (least, most) {
+    Err(Raised::Misuse(format!("expected {}, got {count}", argument_count(expected))))
+}
+
+/// How many arguments are expected, for people.
+pub(crate) fn argument_count(expected: &RangeInclusive<usize>) -> String {
+    match (*expected.start(), *expected.end()) {
         (1, 1) => "1 argument".to_owned(),
         (1, MANY) => "at least 1 argument".to_owned(),
         (least, MANY) => format!("at least {least} arguments"),
         (least, most) if least == most => format!("{least} arguments"),
-        _ => format!("{least} to {most} arguments"),
-    };
-    Err(Raised::Misuse(format!("expected {expected}, got {count}")))
+        (least, most) => format!("{least} to {most} arguments"),
+    }
 }
 
 /// The bytes of a string or number argument.

@@ -89,6 +89,11 @@ pub(super) struct PureFunction {
     pub(super) run: fn(&Context, &Lua, &[Value]) -> Result<Returned, Raised>,
 }
 
+/// All functions.
+pub(super) fn functions() -> impl Iterator<Item = &'static PureFunction> {
+    json::FUNCTIONS.iter().chain(crypto::FUNCTIONS)
+}
+
 /// A value for the script.
 pub(crate) enum Returned {
     Value(Value),
@@ -108,7 +113,7 @@ pub(crate) fn install(
     let array = lua.create_table()?;
     array.set_readonly(true);
     let context = Arc::new(Context { bounds: Arc::clone(bounds), array, place: place.clone() });
-    for function in json::FUNCTIONS.iter().chain(crypto::FUNCTIONS) {
+    for function in functions() {
         let context = Arc::clone(&context);
         let run = lua.create_function(move |lua, arguments: MultiValue| context.enter(function, lua, arguments))?;
         let wrapped: Function = wrap.call(run)?;

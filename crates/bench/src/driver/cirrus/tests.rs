@@ -157,7 +157,7 @@ impl Procedures for FakeNode {
         let upload = request.into_inner();
         let library = v1::Library { name: upload.name.clone(), version: 1, ..Default::default() };
         self.world.libraries.lock().insert(upload.name, upload.source);
-        Ok(Response::new(v1::UploadLibraryResponse { library: Some(library), activation: None }))
+        Ok(Response::new(v1::UploadLibraryResponse { library: Some(library), ..Default::default() }))
     }
 
     async fn call(&self, request: Request<CallRequest>) -> Answer<v1::CallResponse> {

@@ -21,6 +21,8 @@ pub(crate) mod stash;
 mod tcbs;
 mod text;
 
+use std::ops::RangeInclusive;
+
 use mlua::{Lua, Table, Value};
 
 use super::{Operation, Raised};
@@ -38,6 +40,10 @@ pub(super) const GROUPS: [&[Operation]; 10] = [
     text::OPERATIONS,
     regex::OPERATIONS,
 ];
+
+/// The functions that `tyrant.luau` defines, with the numbers of arguments that it checks.
+pub(crate) const SCRIPTED: &[(&str, RangeInclusive<usize>)] =
+    &[("_foreach", 1..=1), ("_stashforeach", 1..=1), ("_mapreduce", 2..=3), ("_eval", 1..=1)];
 
 /// The version of Tokyo Tyrant whose functions these are.
 const VERSION: &str = "1.1.41";
