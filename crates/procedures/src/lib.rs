@@ -7,7 +7,7 @@
 //!
 //! An upload passes [`inspect`]: the source compiles, loads within a call's limits and exports something, and
 //! what it requires is found and pinned (`modules.rs`).
-//! Besides, [`lint`] warns of what is probably a mistake.
+//! Besides, [`lint`] warns of what is probably a mistake, and [`TYPES`] tells editors what the sandbox has.
 //! A call passes [`Runtime::call`]:
 //!
 //! ```text
@@ -49,9 +49,11 @@ mod modules;
 mod parameters;
 mod path;
 mod runtime;
+pub mod shipped;
 mod text;
 mod trace;
 mod trouble;
+mod types;
 mod values;
 
 pub use control::{CallControl, RunningCall};
@@ -59,3 +61,4 @@ pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_
 pub use lint::{WARNINGS_MAX, Warning, lint};
 pub use runtime::{Arguments, CallOutcome, CallResult, Invocation, KeyScope, Runtime};
 pub use trace::{Step, Trace};
+pub use types::TYPES;

@@ -9,6 +9,7 @@ mod isolation;
 mod json;
 mod key_value;
 mod libraries;
+mod lightcloud;
 mod log;
 mod results;
 mod shard;

@@ -17,7 +17,9 @@ pub(crate) struct Shard {
     pub(crate) effects: usize,
     /// Whether the next calls are dry runs. (Their writes are applied all the same: the caller would discard them.)
     pub(crate) dry_run: bool,
-    /// Given to the next calls behind the key `k`.
+    /// Of the next calls.
+    pub(crate) key: Bytes,
+    /// Given to the next calls behind the key.
     pub(crate) more_keys: Vec<Bytes>,
 }
 
@@ -41,6 +43,7 @@ impl Shard {
             versions: Vec::new(),
             effects: 0,
             dry_run: false,
+            key: Bytes::from_static(b"k"),
             more_keys: Vec::new(),
         }
     }
@@ -125,13 +128,12 @@ impl Shard {
             false => Ok(()),
         };
         let mut transaction = Transaction::new(&self.view, self.head, &self.limits);
-        let key = Bytes::from_static(b"k");
         let invocation = Invocation {
             library,
             required,
             function,
             declaration,
-            key: &key,
+            key: &self.key,
             more_keys: &self.more_keys,
             arguments,
             typed_result,
