@@ -111,6 +111,8 @@ async fn a_session_on_the_command_line() -> TestResult {
     std::fs::write(&broken, "function f(\n  return 1\nend\n")?;
     let error = cirrus.fails(&["proc", "upload", broken.to_str().context("a path in UTF-8")?]).await?;
     assert!(error.contains('2') || error.contains("line"), "a syntax error names its line: {error}");
+    lint_types_and_shipped_libraries(&cirrus, broken.parent().context("a folder")?).await?;
+
     // Trying out.
     let dry = cirrus.run(&["proc", "call", "counters.incr", "--key", "hits", "5", "--dry-run"]).await?;
     assert_eq!((dry.code, dry.output.as_str()), (0, "16\n"), "{dry:?}");
@@ -173,5 +175,50 @@ async fn help_names_every_command() -> TestResult {
     for name in ["serve", "dev", "status", "get", "put", "delete", "incr", "scan", "proc", "bench"] {
         assert!(help.output.contains(name), "the help does not name {name}:\n{}", help.output);
     }
+    Ok(())
+}
+
+/// What needs no server is asked without one.
+async fn lint_types_and_shipped_libraries(cirrus: &CommandLine, folder: &std::path::Path) -> TestResult {
+    let nowhere = CommandLine { endpoints: "127.0.0.1:1".to_owned() };
+    let path = |name: &str| folder.join(name).to_str().map(str::to_owned).context("a path in UTF-8");
+    let (careless, clean, refused) = (path("careless.lua")?, path("clean.lua")?, path("refused.lua")?);
+    std::fs::write(&careless, "function f(key)\n    kv.get(key)\n    return kv.gett(key)\nend\n")?;
+    std::fs::write(&clean, "function f(key)\n    return kv.get(key)\nend\n")?;
+    std::fs::write(&refused, "local text = require('text')\nreturn { f = text.f }\n")?;
+
+    let lint = nowhere.run(&["proc", "lint", &careless, &clean]).await?;
+    let found = format!(
+        "{careless}:2:5: unused-result: the result of kv.get is not used\n\
+         {careless}:3:15: unknown-field: kv has no gett; did you mean get?\n"
+    );
+    assert_eq!((lint.code, lint.output.as_str(), lint.errors.as_str()), (1, found.as_str(), ""));
+    let lint = nowhere.run(&["proc", "lint", &careless, &clean, "-o", "json"]).await?;
+    let linted: Value = serde_json::from_str(&lint.output)?;
+    assert_eq!((lint.code, &linted["files"][1]["warnings"]), (1, &Value::Array(Vec::new())), "{linted}");
+    assert_eq!(linted["files"][0]["warnings"][1]["code"], "unknown-field", "{linted}");
+    assert_eq!(linted["files"][0]["warnings"][1]["line"], 3, "{linted}");
+    assert_eq!(nowhere.succeeds(&["proc", "lint", &clean, &refused]).await?, "", "a requirement is not known here");
+    std::fs::write(&refused, "\nerror('no')")?;
+    let lint = nowhere.run(&["proc", "lint", &refused]).await?;
+    assert_eq!((lint.code, lint.output), (1, format!("{refused}:2: refused: no\n")));
+    assert!(nowhere.fails(&["proc", "lint", &path("missing.lua")?]).await?.contains("missing.lua"));
+    assert!(nowhere.succeeds(&["proc", "types"]).await?.contains("\ndeclare kv: {\n"));
+
+    let upload = cirrus.run(&["proc", "upload", &careless]).await?;
+    assert_eq!((upload.code, upload.output.as_str()), (0, "careless version 1: f\n"), "{upload:?}");
+    assert!(upload.errors.contains("warning: careless:3:15: unknown-field: kv has no gett"), "{upload:?}");
+    let upload = cirrus.json(&["proc", "upload", &careless]).await?;
+    assert_eq!(upload["warnings"].as_array().map(Vec::len), Some(2), "{upload}");
+    cirrus.succeeds(&["proc", "delete", "careless"]).await?;
+
+    cirrus.succeeds(&["proc", "upload", "--shipped", "lightcloud"]).await?;
+    let add = ["proc", "call", "lightcloud.list_add", "--key", "ada", "--json", r#"["a~b",{"base64":"/w=="}]"#];
+    assert_eq!(cirrus.succeeds(&add).await?.trim(), "2");
+    let list = cirrus.succeeds(&["proc", "call", "lightcloud.list_get", "--key", "ada", "--json"]).await?;
+    assert_eq!(list.trim(), r#"["a~b",{"base64":"/w=="}]"#);
+    let counted = ["proc", "call", "lightcloud.counter_incr", "--key", "{ada}.visits", "9223372036854775807"];
+    assert_eq!(cirrus.succeeds(&counted).await?.trim(), "9223372036854775807");
+    cirrus.succeeds(&["proc", "delete", "lightcloud"]).await?;
     Ok(())
 }

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use cirrus_procedures::shipped;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 
 use super::Consistency;
@@ -13,13 +15,24 @@ pub(crate) enum ProcedureCommand {
     /// Store a version of a library and activate it. The library's name is the file's, without the extension.
     Upload {
         /// Luau or Lua 5.1 source.
-        file: PathBuf,
+        #[arg(required_unless_present = "shipped", conflicts_with = "shipped")]
+        file: Option<PathBuf>,
+        /// A library that comes with Cirrus, in place of a file.
+        #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(shipped::NAMES))]
+        shipped: Option<String>,
         /// Leave the active version as it is; `proc activate` switches later.
         #[arg(long)]
         stage: bool,
         #[command(flatten)]
         author: Author,
     },
+    /// Look for what is probably a mistake in sources, without a server; exit 1 where there is something.
+    Lint {
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Print what editors should know of the sandbox, as a definition file for luau-lsp.
+    Types,
     /// List the libraries, each with its active version.
     List,
     /// List a library's versions: which is active, who uploaded it and when.
@@ -168,6 +181,14 @@ mod tests {
         };
         assert_eq!(library, PinnedLibrary(LibraryName { name: "counters".to_owned(), version: 3 }));
         assert_eq!(canary, Some(5));
+        for line in ["upload --shipped lightcloud", "upload a.lua", "lint a.lua b.lua", "types"] {
+            let words = ["cirrus", "proc"].into_iter().chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+        for line in ["upload", "upload a.lua --shipped lightcloud", "upload --shipped other", "lint"] {
+            let words = ["cirrus", "proc"].into_iter().chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
         for line in ["activate counters", "activate counters@0", "activate c@1 --canary 100", "show c@x"] {
             let words = ["cirrus", "proc"].into_iter().chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

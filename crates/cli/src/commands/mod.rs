@@ -5,6 +5,7 @@ mod delete;
 mod dev;
 mod get;
 mod increment;
+mod lint;
 mod procedures;
 mod put;
 mod running;

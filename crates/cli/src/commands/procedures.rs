@@ -1,20 +1,28 @@
 //! `cirrus proc`
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use cirrus_client::v1::{Library, UploadLibraryRequest};
 use cirrus_client::{ClientError, Failure, Reason};
+use cirrus_procedures::shipped;
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, call, running, versions};
+use super::{Outcome, call, lint, running, versions};
 use crate::arguments::{Author, Format, Global, LibraryName, ProcedureCommand};
 use crate::failure::CommandError;
 use crate::output::{self, insert_bytes};
 
 pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
     match command {
-        ProcedureCommand::Upload { file, stage, author } => upload(global, &file, stage, author).await,
+        ProcedureCommand::Upload { file, shipped, stage, author } => {
+            let (name, source) = match (file, shipped) {
+                (Some(file), _) => lint::read(&file)?,
+                (None, shipped) => shipped_library(shipped.unwrap_or_default())?,
+            };
+            upload(global, name, source, stage, author).await
+        }
+        ProcedureCommand::Lint { files } => lint::run(global.output, &files),
+        ProcedureCommand::Types => lint::types(),
         ProcedureCommand::List => list(global).await,
         ProcedureCommand::Versions { library } => versions::list(global, library).await,
         ProcedureCommand::Activate { library, canary, author } => {
@@ -30,14 +38,17 @@ pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
     }
 }
 
-async fn upload(global: &Global, file: &Path, stage: bool, author: Author) -> Outcome {
-    let name = file
-        .file_stem()
-        .and_then(|stem| stem.to_str())
-        .ok_or_else(|| CommandError::local(format!("{}: a library is named by its file", file.display())))?;
-    let source = std::fs::read(file).map_err(|error| CommandError::local(format!("{}: {error}", file.display())))?;
+/// The name and the source of a library that comes with Cirrus.
+fn shipped_library(name: String) -> Result<(String, Vec<u8>), CommandError> {
+    match shipped::source(&name) {
+        Some(source) => Ok((name, source.into())),
+        None => Err(CommandError::local(format!("no library {name:?} comes with Cirrus"))),
+    }
+}
+
+async fn upload(global: &Global, name: String, source: Vec<u8>, stage: bool, author: Author) -> Outcome {
     let request = UploadLibraryRequest {
-        name: name.to_owned(),
+        name,
         source: source.into(),
         stage_only: stage,
         uploaded_by: author.name(),
@@ -48,6 +59,10 @@ async fn upload(global: &Global, file: &Path, stage: bool, author: Author) -> Ou
     let activation = answer.activation.unwrap_or_default();
     match global.output {
         Format::Table => {
+            for warning in &answer.warnings {
+                let place = lint::place(&library.name, warning.line, warning.column);
+                output::explain(format!("warning: {place}: {}: {}", warning.code, warning.message));
+            }
             let functions = library.functions.join(", ");
             output::line(format!("{} version {}: {functions}", library.name, library.version))?;
             if activation.active_version != library.version {
@@ -59,6 +74,10 @@ async fn upload(global: &Global, file: &Path, stage: bool, author: Author) -> Ou
         Format::Json => {
             let mut object = object(&library);
             object.insert("active_version".to_owned(), Value::from(activation.active_version));
+            let warnings = answer.warnings.iter();
+            let warnings =
+                warnings.map(|found| lint::object(found.line, found.column, &found.code, &found.message)).collect();
+            object.insert("warnings".to_owned(), warnings);
             output::json(&Value::from(object))?;
         }
     }
