@@ -5,9 +5,10 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use cirrus_tests::cluster::{TestCluster, cirrus_binary};
 use cirrus_tests::outcome::TestResult;
+use cirrus_tests::wait::eventually;
 use cirrus_tests::workload::COUNTER_LIBRARY;
 use serde_json::Value;
 use tokio::process::Command;
@@ -120,6 +121,37 @@ async fn a_session_on_the_command_line() -> TestResult {
     let dry = cirrus.json(&["proc", "call", "counters.incr", "--key", "hits", "5", "--dry-run"]).await?;
     assert_eq!(dry["effects"][0]["value"], "16", "{dry}");
     assert_eq!(cirrus.succeeds(&["get", "hits"]).await?.trim(), "11", "a dry run writes nothing");
+
+    // Schedules.
+    let every = ["--every", "200ms", "--key", "hits", "0"];
+    let created = cirrus.succeeds(&[&["proc", "schedule", "counters.incr"], &every[..]].concat()).await?;
+    assert!(created.contains("cirrus proc unschedule counters-incr-hits"), "{created}");
+    let again = cirrus.json(&[&["proc", "schedule", "counters.incr"], &every[..]].concat()).await?;
+    assert_eq!((&again["created"], &again["every_ms"]), (&Value::from(false), &Value::from(200)), "{again}");
+    eventually("it runs", Duration::from_secs(30), async || {
+        let listed = cirrus.json(&["proc", "schedules"]).await?;
+        let progress = &listed["schedules"][0]["progress"];
+        ensure!(progress["runs"].as_u64() > Some(1) && progress["failures"] == 0, "{listed}");
+        ensure!(progress["last_run"]["result"] == 11, "{listed}");
+        Ok(())
+    })
+    .await?;
+    let table = cirrus.succeeds(&["proc", "schedules"]).await?;
+    assert!(table.contains("200ms") && table.contains("skip") && table.contains("ok: 11"), "{table}");
+    let error = cirrus.fails(&["proc", "schedule", "counters.incr", "--every", "1s", "--key", "hits"]).await?;
+    assert!(error.contains("SCHEDULE_EXISTS"), "{error}");
+    for wrong in [["--every", "10ms"], ["--every", "5"], ["--every", "100500us"]] {
+        cirrus.fails(&[&["proc", "schedule", "counters.incr", "--key", "other"], &wrong[..]].concat()).await?;
+    }
+    let typed = ["proc", "schedule", "counters.incr", "--every", "1h 30min", "--key", "hits", "--name", "typed"];
+    let typed = cirrus.json(&[&typed[..], &["--missed", "catch-up", "--json", "[0]"]].concat()).await?;
+    assert_eq!((&typed["args"][0][0], &typed["every_ms"]), (&Value::from(0), &Value::from(5_400_000)), "{typed}");
+    let ended = cirrus.json(&["proc", "unschedule", "typed"]).await?;
+    assert_eq!((&ended["deleted"], &ended["progress"]), (&Value::from(true), &Value::Null), "it never ran");
+    let error = cirrus.fails(&["proc", "delete", "counters"]).await?;
+    assert!(error.contains("LIBRARY_IN_USE") && error.contains("counters-incr-hits"), "{error}");
+    assert!(cirrus.succeeds(&["proc", "unschedule", "counters-incr-hits"]).await?.contains("0 of them failed"));
+    assert_eq!(cirrus.run(&["proc", "unschedule", "counters-incr-hits"]).await?.code, 1);
 
     // Versions.
     std::fs::write(source, format!("-- changed\n{COUNTER_LIBRARY}"))?;

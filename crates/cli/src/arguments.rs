@@ -9,7 +9,9 @@ use std::time::Duration;
 use cirrus_client::{Client, ClientConfig, ClientError};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use procedures::{Author, CallArguments, LibraryName, ProcedureCommand};
+pub(crate) use procedures::{
+    Author, CallArguments, DeployArguments, LibraryName, ProcedureCommand, ScheduleArguments, TestArguments,
+};
 
 /// A strongly consistent key-value service: its nodes and its client.
 #[derive(Debug, Parser)]

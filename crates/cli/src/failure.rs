@@ -1,12 +1,13 @@
 //! How a command fails: what standard error says, and the exit code.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use cirrus_client::ClientError;
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Format;
+use crate::output;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -41,6 +42,22 @@ impl CommandError {
         }
     }
 
+    /// Says more in its message.
+    pub(crate) fn map_message(self, more: impl FnOnce(String) -> String) -> Self {
+        CommandError { message: more(self.message), ..self }
+    }
+
+    /// Adds a detail for programs.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.metadata.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Whether the request may have taken effect.
+    pub(crate) fn is_outcome_unknown(&self) -> bool {
+        self.outcome_unknown
+    }
+
     /// Marks it as the answer to the question that was asked, such as a condition that did not hold.
     pub(crate) fn into_answer(mut self) -> Self {
         self.answer = true;
@@ -54,9 +71,8 @@ impl CommandError {
             // Standard error may be closed, which leaves nobody to tell.
             let _ = match format {
                 Format::Table => {
-                    let plain =
-                        !stderr.is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-                    writeln!(stderr, "{}", self.for_people(!plain))
+                    let coloured = output::is_coloured(&stderr);
+                    writeln!(stderr, "{}", self.for_people(coloured))
                 }
                 Format::Json => writeln!(stderr, "{}", self.for_programs()),
             };

@@ -13,6 +13,8 @@
 mod arguments;
 mod commands;
 mod failure;
+mod library_directory;
+mod library_tests;
 mod lua_json;
 mod output;
 mod scheduling;

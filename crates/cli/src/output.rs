@@ -1,7 +1,7 @@
 //! What goes to standard output: bare bytes, tables, JSON.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
 
 use base64::Engine as _;
@@ -16,6 +16,11 @@ const CELL_CHARACTERS: usize = 64;
 /// An argument's bytes, as the shell gave them.
 pub(crate) fn argument_bytes(argument: OsString) -> Bytes {
     argument.into_vec().into()
+}
+
+/// Where a file is, for a message.
+pub(crate) fn at(path: &std::path::Path, problem: impl std::fmt::Display) -> String {
+    format!("{}: {problem}", path.display())
 }
 
 /// A line of text.
@@ -64,6 +69,11 @@ pub(crate) fn table_text(table: &Table) -> String {
 /// What explains a result, beside it: standard output has the result alone.
 pub(crate) fn explain(text: impl AsRef<str>) {
     eprintln!("{}", text.as_ref());
+}
+
+/// Whether escape sequences for colours make sense there: people see it, and did not refuse colours.
+pub(crate) fn is_coloured(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// Bytes in an object: text under `name` where they are UTF-8, else base64 under `name_base64`.

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, CallRequest, CallResponse, DeleteLibraryRequest,
-    GetLibraryRequest, GetLibraryResponse, KillCallRequest, Library, ListLibrariesRequest, ListLibraryVersionsRequest,
-    ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse, RollbackLibraryRequest,
-    RollbackLibraryResponse, StatusRequest, StatusResponse, UploadLibraryRequest, UploadLibraryResponse,
+    DeleteScheduleRequest, DeleteScheduleResponse, GetLibraryRequest, GetLibraryResponse, KillCallRequest, Library,
+    ListLibrariesRequest, ListLibraryVersionsRequest, ListLibraryVersionsResponse, ListRunningCallsRequest,
+    ListRunningCallsResponse, ListSchedulesRequest, ListSchedulesResponse, RollbackLibraryRequest,
+    RollbackLibraryResponse, ScheduleProcedureRequest, ScheduleProcedureResponse, StatusRequest, StatusResponse,
+    UploadLibraryRequest, UploadLibraryResponse,
 };
 use tonic::Code;
 
@@ -96,6 +98,24 @@ impl Client {
     /// Kills a call that [`Client::list_running_calls`] named. False where it had ended.
     pub async fn kill_call(&self, call_id: impl Into<String>) -> Result<bool, ClientError> {
         Ok(self.execute(KillCallRequest { call_id: call_id.into() }).await?.killed)
+    }
+
+    /// Has a procedure called again and again. The same schedule again changes nothing.
+    pub async fn schedule_procedure(
+        &self,
+        request: ScheduleProcedureRequest,
+    ) -> Result<ScheduleProcedureResponse, ClientError> {
+        self.execute(request).await
+    }
+
+    /// Every schedule, with when it runs next and how it last ended.
+    pub async fn list_schedules(&self) -> Result<ListSchedulesResponse, ClientError> {
+        self.execute(ListSchedulesRequest {}).await
+    }
+
+    /// Ends a schedule. It runs no more once this has returned.
+    pub async fn delete_schedule(&self, name: impl Into<String>) -> Result<DeleteScheduleResponse, ClientError> {
+        self.execute(DeleteScheduleRequest { name: name.into(), request_id: None }).await
     }
 
     /// The cluster as some node sees it.

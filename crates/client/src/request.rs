@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, BatchRequest, BatchResponse, CallRequest, CallResponse,
-    DeleteLibraryRequest, DeleteLibraryResponse, DeleteRequest, DeleteResponse, GetLibraryRequest, GetLibraryResponse,
-    GetRequest, GetResponse, IncrementRequest, IncrementResponse, KillCallRequest, KillCallResponse,
-    ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest, ListLibraryVersionsResponse,
-    ListRunningCallsRequest, ListRunningCallsResponse, PutRequest, PutResponse, RequestId, RollbackLibraryRequest,
-    RollbackLibraryResponse, StatusRequest, StatusResponse, TransactRequest, TransactResponse, UploadLibraryRequest,
-    UploadLibraryResponse,
+    DeleteLibraryRequest, DeleteLibraryResponse, DeleteRequest, DeleteResponse, DeleteScheduleRequest,
+    DeleteScheduleResponse, GetLibraryRequest, GetLibraryResponse, GetRequest, GetResponse, IncrementRequest,
+    IncrementResponse, KillCallRequest, KillCallResponse, ListLibrariesRequest, ListLibrariesResponse,
+    ListLibraryVersionsRequest, ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse,
+    ListSchedulesRequest, ListSchedulesResponse, PutRequest, PutResponse, RequestId, RollbackLibraryRequest,
+    RollbackLibraryResponse, ScheduleProcedureRequest, ScheduleProcedureResponse, StatusRequest, StatusResponse,
+    TransactRequest, TransactResponse, UploadLibraryRequest, UploadLibraryResponse,
 };
 use cirrus_proto::v1::{transact_operation, write_operation};
 
@@ -85,6 +86,11 @@ unary!(read ListLibraryVersionsRequest => ListLibraryVersionsResponse, "/cirrus.
 unary!(read ListRunningCallsRequest => ListRunningCallsResponse, "/cirrus.v1.Procedures/ListRunningCalls", |_| Route::Any);
 // Changes nothing that a second attempt would change again: an id names one call.
 unary!(read KillCallRequest => KillCallResponse, "/cirrus.v1.Procedures/KillCall", |_| Route::Any);
+unary!(write ScheduleProcedureRequest => ScheduleProcedureResponse, "/cirrus.v1.Procedures/ScheduleProcedure", |_| {
+    Route::Catalog
+});
+unary!(write DeleteScheduleRequest => DeleteScheduleResponse, "/cirrus.v1.Procedures/DeleteSchedule", |_| Route::Catalog);
+unary!(read ListSchedulesRequest => ListSchedulesResponse, "/cirrus.v1.Procedures/ListSchedules", |_| Route::Catalog);
 unary!(read ListLibrariesRequest => ListLibrariesResponse, "/cirrus.v1.Procedures/ListLibraries", |_| Route::Catalog);
 unary!(read GetLibraryRequest => GetLibraryResponse, "/cirrus.v1.Procedures/GetLibrary", |_| Route::Catalog);
 unary!(read StatusRequest => StatusResponse, "/cirrus.v1.Cluster/Status", |_| Route::Any);

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cirrus_engine::Transaction;
-use cirrus_procedures::{Arguments, CallControl, CallOutcome, CallResult, Invocation, KeyScope, Runtime, Trace};
+use cirrus_procedures::{Arguments, CallControl, CallOutcome, CallResult, Invocation, Runtime, ShardScope, Trace};
 use cirrus_proto::limits::Limits;
-use cirrus_proto::routing::{routing_key, shard_of_key};
 use cirrus_proto::v1::{CallEffect, CallRequest, CallResponse, CallStep, DryRun, ProcedureDeclaration};
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Place, Stopped};
@@ -18,7 +17,7 @@ use crate::procedure_name::ProcedureName;
 use crate::quick_procedures::QuickProcedures;
 
 /// How long a call waits for this node's catalog to catch up. The shard evaluates nothing meanwhile.
-const CATALOG_WAIT: Duration = Duration::from_millis(500);
+pub(crate) const CATALOG_WAIT: Duration = Duration::from_millis(500);
 
 /// After so long, a call that was thought to be quick gives up the runtime's thread.
 const SHARED_TIME: Duration = Duration::from_millis(2);
@@ -91,6 +90,22 @@ impl Caller {
         let version = chosen.runnable.source.version;
         let steps = trace.map(steps).unwrap_or_default();
         Ok((CallResponse { steps, ..call_response(version, outcome) }, version))
+    }
+
+    /// As [`call`](Self::call), of a schedule's tick, on the shard's own thread: the version that ran, and how that
+    /// ended. What fails before it runs fails this.
+    pub(crate) fn tick(
+        &mut self,
+        request: &CallRequest,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<(u64, Result<CallResponse, Failure>), Stopped> {
+        let chosen = self.chosen(request, transaction, Place::Own)?;
+        let outcome = match self.answer(request, &chosen, transaction, Place::Own) {
+            Ok((response, _)) => Ok(response),
+            Err(Stopped::Failed(failure)) => Err(failure),
+            Err(Stopped::TooLong) => return Err(Stopped::TooLong),
+        };
+        Ok((chosen.runnable.source.version, outcome))
     }
 
     /// Evaluates a call and says what it would write.
@@ -222,30 +237,4 @@ fn steps(trace: Trace) -> Vec<CallStep> {
         text: step.text,
     });
     steps.collect()
-}
-
-/// A call may touch keys of its own shard only.
-struct ShardScope {
-    shard_id: u32,
-    shard_count: u32,
-}
-
-impl KeyScope for ShardScope {
-    fn check(&self, key: &[u8]) -> Result<(), Failure> {
-        let shard = shard_of_key(key, self.shard_count);
-        if shard == self.shard_id {
-            return Ok(());
-        }
-        let (key, tag) = (String::from_utf8_lossy(key), String::from_utf8_lossy(routing_key(key)));
-        Err(Failure::new(
-            Reason::CrossShard,
-            format!(
-                "key {key:?} is in shard {shard} (by {tag:?}), the call runs in shard {}; give keys that belong \
-                 together one {{tag}}",
-                self.shard_id
-            ),
-        )
-        .with("key", key)
-        .with("shard", shard))
-    }
 }

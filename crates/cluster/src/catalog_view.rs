@@ -3,6 +3,8 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use cirrus_proto::routing::shard_of_key;
+use cirrus_proto::v1::Schedule;
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Replication, StateView};
 use cirrus_storage::ShardState;
@@ -11,6 +13,7 @@ use crate::CATALOG_SHARD;
 use crate::catalog::Committed;
 use crate::library_cache::{LibraryCache, Runnable};
 use crate::procedure_name::ProcedureName;
+use crate::schedule_catalog;
 
 /// Reaches the catalog's replica, once the node belongs to a cluster.
 #[derive(Default)]
@@ -40,6 +43,22 @@ impl CatalogHandle {
         let view = StateView(&state);
         let runnable = self.libraries.runnable(&Committed(&view), applied_next, procedure, key)?;
         Ok((runnable, shard_count))
+    }
+
+    /// The schedule of that name, if its key is in the shard, once this node has applied the catalog up to `index`; and
+    /// an index at which the catalog has what was read. Blocks for at most `wait`.
+    pub(crate) fn schedule(
+        &self,
+        name: &str,
+        shard_id: u32,
+        index: u64,
+        wait: Duration,
+    ) -> Result<(Option<Schedule>, u64), Failure> {
+        let (_, state, shard_count) = self.at_least(index, wait)?;
+        let schedule = schedule_catalog::find(&Committed(&StateView(&state)), name)?;
+        // Asked after the read, so that what was read is counted.
+        let catalog_index = state.applied().log_id.map_or(0, |applied| applied.index);
+        Ok((schedule.filter(|schedule| shard_of_key(&schedule.key, shard_count) == shard_id), catalog_index))
     }
 
     /// Whether the procedure is declared read-only, as far as is known here now.

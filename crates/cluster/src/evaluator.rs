@@ -1,5 +1,7 @@
-//! What a shard's executor runs: key-value commands, procedure calls, and on shard 0 the catalog's commands,
-//! all under request ids.
+//! What a shard's executor runs: key-value commands, procedure calls and turns of schedules, and on shard 0 the
+//! catalog's commands, all under request ids.
+
+mod scheduled;
 
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ use crate::call_metrics::CallMetrics;
 use crate::caller::Caller;
 use crate::catalog;
 use crate::catalog_view::CatalogHandle;
-use crate::library_catalog;
+use crate::{library_catalog, schedule_catalog};
 
 /// The catalog's shard.
 pub const CATALOG_SHARD: u32 = 0;
@@ -25,11 +27,13 @@ pub const CATALOG_SHARD: u32 = 0;
 pub(crate) struct ShardEvaluator {
     shard_id: u32,
     calls: Caller,
+    catalog: Arc<CatalogHandle>,
 }
 
 impl ShardEvaluator {
     pub(crate) fn new(shard_id: u32, limits: Limits, catalog: Arc<CatalogHandle>, metrics: CallMetrics) -> Self {
-        ShardEvaluator { shard_id, calls: Caller::new(shard_id, limits, catalog, metrics) }
+        let calls = Caller::new(shard_id, limits, catalog.clone(), metrics);
+        ShardEvaluator { shard_id, calls, catalog }
     }
 
     /// Watches the call that it runs.
@@ -51,6 +55,9 @@ impl ShardEvaluator {
                     procedure: Some((request.procedure.clone(), version)),
                 });
             }
+            (Some(Kind::RunSchedule(request)), shard) if shard != CATALOG_SHARD => {
+                return self.run_schedule(request, transaction, place);
+            }
             (Some(Kind::RequireCatalog(request)), _) => {
                 transaction.require_catalog(request.catalog_index);
                 reply::Kind::Done(pb::Done {})
@@ -61,6 +68,8 @@ impl ShardEvaluator {
             (Some(Kind::DeleteLibrary(request)), CATALOG_SHARD) => library_catalog::delete(request, transaction)?,
             (Some(Kind::ActivateLibrary(request)), CATALOG_SHARD) => library_catalog::activate(request, transaction)?,
             (Some(Kind::RollbackLibrary(request)), CATALOG_SHARD) => library_catalog::rollback(request, transaction)?,
+            (Some(Kind::ScheduleProcedure(request)), CATALOG_SHARD) => schedule_catalog::create(request, transaction)?,
+            (Some(Kind::DeleteSchedule(request)), CATALOG_SHARD) => schedule_catalog::delete(request, transaction)?,
             _ => return Ok(Evaluated { reply: evaluate(command, transaction)?, procedure: None }),
         };
         Ok(Evaluated { reply: Reply { kind: Some(kind) }, procedure: None })
@@ -111,7 +120,11 @@ impl Evaluator for ShardEvaluator {
     }
 
     fn may_run_long(&self, command: &Command) -> bool {
-        matches!(&command.kind, Some(Kind::Call(request)) if !self.calls.is_quick(request))
+        match &command.kind {
+            Some(Kind::Call(request)) => !self.calls.is_quick(request),
+            Some(Kind::RunSchedule(_)) => true,
+            _ => false,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: how a node creates or joins a cluster (`bootstrap`), the catalog in shard 0 (`catalog`), where a
 //! request finds its shard's leader (`node`, `forward`), reads (`query`), which nodes hold and lead a shard
-//! (`placement`), procedure libraries (`libraries`), and the evaluator that every shard's executor runs
+//! (`placement`), procedure libraries (`libraries`), schedules and who runs them (`schedules`, `schedule_runner`), and the evaluator that every shard's executor runs
 //! (`evaluator`). It knows nothing of gRPC handlers.
 //!
 //! Invariants:
@@ -30,6 +30,10 @@ mod query;
 mod quick_procedures;
 mod read_calls;
 mod running_calls;
+mod schedule_catalog;
+mod schedule_metrics;
+mod schedule_runner;
+mod schedules;
 mod status;
 mod sweep;
 

@@ -18,6 +18,7 @@ use cirrus_proto::v1::{
     UploadLibraryRequest, UploadLibraryResponse,
 };
 use cirrus_proto::{Failure, Reason};
+use cirrus_replication::Executed;
 
 use crate::evaluator::CATALOG_SHARD;
 use crate::node::ClusterNode;
@@ -37,7 +38,7 @@ impl ClusterNode {
         deadline: Instant,
     ) -> Result<UploadLibraryResponse, Failure> {
         let source = request.source.clone();
-        match self.change_catalog(Kind::UploadLibrary(request), deadline).await? {
+        match self.change_libraries(Kind::UploadLibrary(request), deadline).await? {
             Some(reply::Kind::UploadLibrary(response)) => {
                 Ok(UploadLibraryResponse { warnings: lint_warnings(source).await, ..response })
             }
@@ -54,7 +55,7 @@ impl ClusterNode {
         request: ActivateLibraryRequest,
         deadline: Instant,
     ) -> Result<ActivateLibraryResponse, Failure> {
-        match self.change_catalog(Kind::ActivateLibrary(request), deadline).await? {
+        match self.change_libraries(Kind::ActivateLibrary(request), deadline).await? {
             Some(reply::Kind::ActivateLibrary(response)) => Ok(response),
             other => Err(unexpected(other)),
         }
@@ -69,7 +70,7 @@ impl ClusterNode {
         request: RollbackLibraryRequest,
         deadline: Instant,
     ) -> Result<RollbackLibraryResponse, Failure> {
-        match self.change_catalog(Kind::RollbackLibrary(request), deadline).await? {
+        match self.change_libraries(Kind::RollbackLibrary(request), deadline).await? {
             Some(reply::Kind::RollbackLibrary(response)) => Ok(response),
             other => Err(unexpected(other)),
         }
@@ -84,7 +85,7 @@ impl ClusterNode {
         request: DeleteLibraryRequest,
         deadline: Instant,
     ) -> Result<DeleteLibraryResponse, Failure> {
-        match self.change_catalog(Kind::DeleteLibrary(request), deadline).await? {
+        match self.change_libraries(Kind::DeleteLibrary(request), deadline).await? {
             Some(reply::Kind::DeleteLibrary(response)) => Ok(response),
             other => Err(unexpected(other)),
         }
@@ -131,14 +132,25 @@ impl ClusterNode {
         }
     }
 
-    async fn ask_catalog(&self, kind: query::Kind, deadline: Instant) -> Result<Option<query_result::Kind>, Failure> {
+    pub(crate) async fn ask_catalog(
+        &self,
+        kind: query::Kind,
+        deadline: Instant,
+    ) -> Result<Option<query_result::Kind>, Failure> {
         let query = Query { kind: Some(kind), consistency: ReadConsistency::Linearizable.into() };
         Ok(self.query(CATALOG_SHARD, query, deadline, true).await?.value.kind)
     }
 
-    async fn change_catalog(&self, kind: Kind, deadline: Instant) -> Result<Option<reply::Kind>, Failure> {
+    /// Commits a change of the catalog, here or on its leader.
+    pub(crate) async fn change_catalog(&self, kind: Kind, deadline: Instant) -> Result<Executed, Failure> {
         let command = Command { kind: Some(kind) };
-        let executed = self.command_with_index(CATALOG_SHARD, command, deadline, true).await?.value;
+        cirrus_engine::validate(&command, self.limits())?;
+        Ok(self.command_with_index(CATALOG_SHARD, command, deadline, true).await?.value)
+    }
+
+    /// As [`ClusterNode::change_catalog`]; then every call evaluated from now on sees the change.
+    async fn change_libraries(&self, kind: Kind, deadline: Instant) -> Result<Option<reply::Kind>, Failure> {
+        let executed = self.change_catalog(kind, deadline).await?;
         let required = Kind::RequireCatalog(RequireCatalog { catalog_index: executed.applied_index });
         let command = Command { kind: Some(required) };
         let shards = self.shard_ids()?;
@@ -164,6 +176,6 @@ async fn lint_warnings(source: Bytes) -> Vec<LintWarning> {
     warnings.map(message).collect()
 }
 
-fn unexpected(answer: impl std::fmt::Debug) -> Failure {
+pub(crate) fn unexpected(answer: impl std::fmt::Debug) -> Failure {
     Failure::internal(format!("the catalog answered with {answer:?}"))
 }

@@ -10,7 +10,7 @@
 //! Invariants:
 //! - A version's header and source never change. Its number is used once, also where it, or its library,
 //!   is removed: what was compiled for a name and a version can be kept for ever.
-//! - The active version, the canary and what either requires are stored.
+//! - The active version, the canary, what either requires and what a schedule pins are stored.
 //!
 //! A call that pins nothing reads one entry.
 
@@ -25,6 +25,7 @@ use prost::Message;
 use sha2::{Digest as _, Sha256};
 
 use crate::catalog::{Reads, decode};
+use crate::schedule_catalog;
 
 /// Most versions of one library.
 const VERSIONS_MAX: usize = 256;
@@ -207,8 +208,9 @@ pub(crate) fn upload(
     transaction: &mut Transaction<'_>,
 ) -> Result<reply::Kind, Failure> {
     let reads: &dyn Reads = transaction;
-    let inspected = inspect(&request.name, &request.source, transaction.limits(), &|name, pinned| {
-        let library = match pinned {
+    let inspected = inspect(&request.name, &request.source, transaction.limits(), &|name, named| {
+        let pin = || request.pins.iter().find(|pin| pin.name == name).map(|pin| pin.version);
+        let library = match named.or_else(pin) {
             Some(number) => version(reads, name, number)?,
             None => active(reads, name)?.versioned,
         };
@@ -217,6 +219,11 @@ pub(crate) fn upload(
         found.push(library);
         Ok(found)
     })?;
+    let required = |pin: &v1::LibraryPin| inspected.requires.iter().any(|requirement| requirement.written == pin.name);
+    if let Some(pin) = request.pins.iter().find(|pin| !required(pin)) {
+        let problem = format!("{} does not require {} without a version", request.name, pin.name);
+        return Err(Failure::invalid_field("pins", problem));
+    }
     let previous = load(&request.name, transaction)?;
     let last_version = match &previous {
         Some(active) => {
@@ -344,6 +351,7 @@ pub(crate) fn delete(
     let stored: Vec<u64> = headers(transaction, name)?.iter().map(|header| header.version).collect();
     if request.version == 0 {
         check_not_required(name, None, transaction)?;
+        check_not_scheduled(name, None, transaction)?;
         for version in stored {
             remove_version(name, version, transaction)?;
         }
@@ -364,6 +372,7 @@ pub(crate) fn delete(
         }
     }
     check_not_required(name, Some(request.version), transaction)?;
+    check_not_scheduled(name, Some(request.version), transaction)?;
     remove_version(name, request.version, transaction)?;
     active.history.previous.retain(|previous| previous.active_version != request.version);
     write(active.versioned, active.history, transaction)?;
@@ -388,6 +397,17 @@ fn check_not_required(name: &str, version: Option<u64>, transaction: &Transactio
         }
     }
     Ok(())
+}
+
+/// Fails where a schedule calls the library or, with a version, pins it.
+fn check_not_scheduled(name: &str, version: Option<u64>, transaction: &Transaction<'_>) -> Result<(), Failure> {
+    match schedule_catalog::schedule_of(transaction, name, version)? {
+        None => Ok(()),
+        Some(schedule) => {
+            let problem = format!("schedule {} calls {}", schedule.name, schedule.procedure);
+            Err(in_use(name, problem).with("scheduled_by", schedule.name))
+        }
+    }
 }
 
 fn check_version_count(name: &str, transaction: &Transaction<'_>) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use crate::forward::Forwarder;
 use crate::query::run_query;
 use crate::read_calls::ReadCalls;
 use crate::running_calls::{CallControls, RuntimeId};
-use crate::{bootstrap, placement, sweep};
+use crate::{bootstrap, placement, schedule_metrics, schedule_runner, sweep};
 
 /// How long a request waits between looks for a leader.
 const LEADER_POLL: Duration = Duration::from_millis(25);
@@ -124,6 +124,7 @@ impl ClusterNode {
         let read_calls = ReadCalls::new(limits, catalog.clone(), procedures.clone(), calls.clone());
         let controls = calls.clone();
         call_metrics::describe();
+        schedule_metrics::describe();
         let (replication, wanted) = Replication::open(
             ReplicationConfig {
                 node_id: config.node_id,
@@ -158,6 +159,7 @@ impl ClusterNode {
         tasks.spawn(bootstrap::start_wanted(node.clone(), wanted));
         tasks.spawn(placement::run(node.clone()));
         tasks.spawn(sweep::run(node.clone()));
+        tasks.spawn(schedule_runner::run(node.clone()));
         drop(tasks);
         Ok(node)
     }

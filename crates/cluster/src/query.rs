@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-use cirrus_engine::{ShardHead, View, get, shard_scan};
+use cirrus_engine::{ShardHead, View, get, schedules, shard_scan};
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::query::Kind;
-use cirrus_proto::internal::v1::{Query, QueryResult, query_result};
+use cirrus_proto::internal::v1::{Query, QueryResult, ScheduleList, ScheduleProgressResult, query_result};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{GetLibraryResponse, ListLibrariesResponse, ReadConsistency};
 use cirrus_replication::{Shard, wall_clock};
 
 use crate::catalog::Committed;
 use crate::evaluator::CATALOG_SHARD;
-use crate::library_catalog;
 use crate::read_calls::ReadCalls;
+use crate::{library_catalog, schedule_catalog};
 
 /// Waits for what the consistency asks for, then reads one moment of the state.
 pub(crate) async fn run_query(
@@ -57,6 +57,18 @@ fn read(shard: &Shard, query: &Query, limits: &Limits) -> Result<QueryResult, Fa
         }
         Some(Kind::ListLibraryVersions(request)) if shard.id() == CATALOG_SHARD => {
             query_result::Kind::ListLibraryVersions(library_catalog::versions(&Committed(&view), &request.name)?)
+        }
+        Some(Kind::ListSchedules(_)) if shard.id() == CATALOG_SHARD => {
+            query_result::Kind::ListSchedules(ScheduleList { schedules: schedule_catalog::all(&Committed(&view))? })
+        }
+        Some(Kind::ScheduleProgress(request)) => {
+            let mut result = ScheduleProgressResult::default();
+            for name in &request.names {
+                if let Some(stored) = schedules::load(&view, name)? {
+                    result.progress.insert(name.clone(), stored);
+                }
+            }
+            query_result::Kind::ScheduleProgress(result)
         }
         _ => return Err(Failure::internal(format!("shard {} does not answer this query", shard.id()))),
     };

@@ -34,6 +34,9 @@ fn run(command: &Command, tx: &mut Transaction<'_>) -> Result<reply::Kind, Failu
             | Kind::DeleteLibrary(_)
             | Kind::ActivateLibrary(_)
             | Kind::RollbackLibrary(_)
+            | Kind::ScheduleProcedure(_)
+            | Kind::DeleteSchedule(_)
+            | Kind::RunSchedule(_)
             | Kind::RegisterNode(_)
             | Kind::CreateCluster(_)
             | Kind::RequireCatalog(_),

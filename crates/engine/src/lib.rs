@@ -21,6 +21,7 @@
 //!   counts them. Where it is 0, a blind put reads nothing.
 //! - Every written value gets the shard's next revision as its version; no two writes share one.
 //! - A request id is evaluated at most once while its session is kept ([`sessions`]).
+//! - A tick of a schedule runs at most once ([`schedules`]).
 //! - What [`Transaction::finish`] returns does not contain the head: whoever proposes adds
 //!   [`ShardHead::effect`] once to each proposal.
 //!
@@ -42,6 +43,7 @@ mod merge;
 mod number;
 mod overlay;
 mod reads;
+pub mod schedules;
 pub mod sessions;
 mod sweep;
 mod tables;

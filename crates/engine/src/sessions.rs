@@ -87,7 +87,13 @@ pub fn request_id(command: &Command) -> Option<&RequestId> {
         Kind::DeleteLibrary(request) => request.request_id.as_ref(),
         Kind::ActivateLibrary(request) => request.request_id.as_ref(),
         Kind::RollbackLibrary(request) => request.request_id.as_ref(),
-        Kind::RegisterNode(_) | Kind::CreateCluster(_) | Kind::RequireCatalog(_) | Kind::SweepExpired(_) => None,
+        Kind::ScheduleProcedure(request) => request.request_id.as_ref(),
+        Kind::DeleteSchedule(request) => request.request_id.as_ref(),
+        Kind::RegisterNode(_)
+        | Kind::CreateCluster(_)
+        | Kind::RequireCatalog(_)
+        | Kind::SweepExpired(_)
+        | Kind::RunSchedule(_) => None,
     }
 }
 
@@ -276,7 +282,15 @@ fn fingerprint(command: &Command) -> [u8; 32] {
         Some(Kind::DeleteLibrary(request)) => request.request_id = None,
         Some(Kind::ActivateLibrary(request)) => request.request_id = None,
         Some(Kind::RollbackLibrary(request)) => request.request_id = None,
-        Some(Kind::RegisterNode(_) | Kind::CreateCluster(_) | Kind::RequireCatalog(_) | Kind::SweepExpired(_))
+        Some(Kind::ScheduleProcedure(request)) => request.request_id = None,
+        Some(Kind::DeleteSchedule(request)) => request.request_id = None,
+        Some(
+            Kind::RegisterNode(_)
+            | Kind::CreateCluster(_)
+            | Kind::RequireCatalog(_)
+            | Kind::SweepExpired(_)
+            | Kind::RunSchedule(_),
+        )
         | None => {}
     }
     Sha256::digest(bare.encode_to_vec()).into()

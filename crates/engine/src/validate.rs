@@ -1,14 +1,16 @@
 //! What can be refused without looking at any state, before a command takes a place in the mailbox.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use cirrus_proto::internal::v1::Command;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::{
-    ActivateLibraryRequest, BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, PutRequest,
-    ReadConsistency, RequestId, TransactOperation, TransactRequest, WriteCondition, WriteOperation, transact_operation,
-    write_condition, write_operation,
+    ActivateLibraryRequest, BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, LibraryPin,
+    MissedTicks, PutRequest, ReadConsistency, RequestId, ScheduleProcedureRequest, TransactOperation, TransactRequest,
+    WriteCondition, WriteOperation, transact_operation, write_condition, write_operation,
 };
 use cirrus_proto::value::VALUE_DEPTH_MAX;
 use cirrus_proto::{Failure, Reason};
@@ -16,13 +18,24 @@ use prost::Message;
 
 use crate::batch::at_operation;
 use crate::bounds::{check_key, check_value, check_write_set};
-use crate::sessions;
+use crate::{schedules, sessions};
 
 /// Longest name of who uploads or activates, bytes.
 const AUTHOR_BYTES_MAX: usize = 128;
 
+/// Most versions that an upload pins: as many as a library may require.
+const PINS_MAX: usize = 16;
+
 /// Most keys and arguments of a call behind its first key.
 const ARGUMENTS_MAX: usize = 1000;
+
+/// Shortest and longest interval of a schedule, milliseconds.
+const EVERY_MS: RangeInclusive<u64> = 100..=366 * 24 * 60 * 60 * 1000;
+/// Longest name of a schedule's procedure, bytes. A schedule is one of many in the catalog, so it is kept small.
+const SCHEDULE_PROCEDURE_BYTES_MAX: usize = 256;
+/// A schedule's keys and arguments behind its first key, and their bytes in all.
+const SCHEDULE_ARGUMENTS_MAX: usize = 64;
+const SCHEDULE_ARGUMENT_BYTES_MAX: usize = 4096;
 
 /// Checks everything about a command that needs no state: fields that are missing or contradict each
 /// other, sizes, counts. Failures name the field, the limit and the actual size. Whether all
@@ -39,19 +52,23 @@ pub fn validate(command: &Command, limits: &Limits) -> Result<(), Failure> {
         Some(Kind::Transact(request)) => transact(request, limits),
         Some(Kind::Call(request)) => call(request, limits),
         Some(Kind::UploadLibrary(request)) => {
-            library_name(&request.name)?;
+            name(&request.name)?;
             let (actual, limit) = (request.source.len(), limits.library_bytes);
             if actual > limit {
                 return Err(Failure::too_large(Reason::LibraryTooLarge, "source", actual, limit));
             }
+            pins(&request.pins)?;
             author("uploaded_by", &request.uploaded_by)
         }
-        Some(Kind::DeleteLibrary(request)) => library_name(&request.name),
+        Some(Kind::DeleteLibrary(request)) => name(&request.name),
         Some(Kind::ActivateLibrary(request)) => activate(request),
         Some(Kind::RollbackLibrary(request)) => {
-            library_name(&request.name)?;
+            name(&request.name)?;
             author("activated_by", &request.activated_by)
         }
+        Some(Kind::ScheduleProcedure(request)) => schedule(request, limits),
+        Some(Kind::DeleteSchedule(request)) => name(&request.name),
+        Some(Kind::RunSchedule(request)) => name(&request.name),
         Some(Kind::SweepExpired(request)) if request.limit == 0 => {
             Err(Failure::invalid_field("limit", "must be at least 1"))
         }
@@ -187,16 +204,7 @@ fn compare(compare: &Compare, limits: &Limits) -> Result<(), Failure> {
 
 fn call(request: &CallRequest, limits: &Limits) -> Result<(), Failure> {
     check_key(&request.key, limits)?;
-    let named = request
-        .procedure
-        .split_once('.')
-        .is_some_and(|(library, function)| !library.is_empty() && !function.is_empty());
-    if !named {
-        return Err(Failure::invalid_field(
-            "procedure",
-            "must be \"library.function\" or \"library@version.function\"",
-        ));
-    }
+    procedure(&request.procedure)?;
     for (index, key) in request.more_keys.iter().enumerate() {
         check_key(key, limits).map_err(|failure| at_operation("more_keys", index, failure))?;
     }
@@ -242,8 +250,40 @@ fn call_arguments(request: &CallRequest, limits: &Limits) -> Result<(), Failure>
     Ok(())
 }
 
+fn procedure(procedure: &str) -> Result<(), Failure> {
+    let parts = procedure.split_once('.');
+    match parts.is_some_and(|(library, function)| !library.is_empty() && !function.is_empty()) {
+        true => Ok(()),
+        false => {
+            Err(Failure::invalid_field("procedure", "must be \"library.function\" or \"library@version.function\""))
+        }
+    }
+}
+
+fn schedule(request: &ScheduleProcedureRequest, limits: &Limits) -> Result<(), Failure> {
+    if !request.name.is_empty() {
+        name(&request.name)?;
+    }
+    let ScheduleProcedureRequest { procedure, more_keys, args, values, every_ms, missed_ticks, created_by, .. } =
+        request;
+    call(&schedules::call(request), limits)?;
+    within("procedure", procedure.len(), "bytes", SCHEDULE_PROCEDURE_BYTES_MAX)?;
+    within("args", more_keys.len() + args.len() + values.len(), "keys and arguments", SCHEDULE_ARGUMENTS_MAX)?;
+    let bytes = more_keys.iter().chain(args).map(Bytes::len).chain(values.iter().map(Message::encoded_len)).sum();
+    within("args", bytes, "bytes in all", SCHEDULE_ARGUMENT_BYTES_MAX)?;
+    if !EVERY_MS.contains(every_ms) {
+        let (least, most) = (EVERY_MS.start(), EVERY_MS.end());
+        let problem = format!("must be {least} to {most} milliseconds, not {every_ms}");
+        return Err(Failure::invalid_field("every_ms", problem).with("actual", every_ms));
+    }
+    if MissedTicks::try_from(*missed_ticks).is_err() {
+        return Err(Failure::invalid_field("missed_ticks", format!("{missed_ticks} is no MissedTicks")));
+    }
+    author("created_by", created_by)
+}
+
 fn activate(request: &ActivateLibraryRequest) -> Result<(), Failure> {
-    library_name(&request.name)?;
+    name(&request.name)?;
     if request.version == 0 {
         return Err(Failure::invalid_field("version", "must be a version's number, from 1"));
     }
@@ -254,17 +294,38 @@ fn activate(request: &ActivateLibraryRequest) -> Result<(), Failure> {
     author("activated_by", &request.activated_by)
 }
 
-fn author(field: &'static str, author: &str) -> Result<(), Failure> {
-    if author.len() > AUTHOR_BYTES_MAX {
-        let problem = format!("is {} bytes, above the limit of {AUTHOR_BYTES_MAX}", author.len());
-        return Err(Failure::invalid_field(field, problem)
-            .with("actual", author.len())
-            .with("limit", AUTHOR_BYTES_MAX));
+fn pins(pins: &[LibraryPin]) -> Result<(), Failure> {
+    if pins.len() > PINS_MAX {
+        let problem = format!("{} pins, above the limit of {PINS_MAX}", pins.len());
+        return Err(Failure::invalid_field("pins", problem).with("actual", pins.len()).with("limit", PINS_MAX));
+    }
+    for (index, pin) in pins.iter().enumerate() {
+        name(&pin.name).map_err(|failure| at_operation("pins", index, failure))?;
+        if pin.version == 0 {
+            return Err(at_operation("pins", index, Failure::invalid_field("version", "must be a number from 1")));
+        }
+        if pins[..index].iter().any(|other| other.name == pin.name) {
+            let problem = Failure::invalid_field("name", format!("{} is pinned twice", pin.name));
+            return Err(at_operation("pins", index, problem));
+        }
     }
     Ok(())
 }
 
-fn library_name(name: &str) -> Result<(), Failure> {
+fn author(field: &'static str, author: &str) -> Result<(), Failure> {
+    within(field, author.len(), "bytes", AUTHOR_BYTES_MAX)
+}
+
+fn within(field: &'static str, actual: usize, unit: &str, limit: usize) -> Result<(), Failure> {
+    if actual > limit {
+        let problem = format!("is {actual} {unit}, above the limit of {limit}");
+        return Err(Failure::invalid_field(field, problem).with("actual", actual).with("limit", limit));
+    }
+    Ok(())
+}
+
+/// Of a library or a schedule.
+fn name(name: &str) -> Result<(), Failure> {
     let allowed = |character: char| character.is_ascii_alphanumeric() || character == '_' || character == '-';
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
         return Err(Failure::invalid_field("name", "must be 1 to 64 letters, digits, '_' or '-'"));

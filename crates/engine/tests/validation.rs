@@ -8,13 +8,14 @@ use bytes::Bytes;
 use cirrus_engine::{keys, routing_key, validate};
 use cirrus_proto::Reason;
 use cirrus_proto::internal::v1::command::Kind;
-use cirrus_proto::internal::v1::{Command, SweepExpired};
+use cirrus_proto::internal::v1::{Command, RunSchedule, SweepExpired};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::write_condition::Kind as Condition;
 use cirrus_proto::v1::{
-    BatchRequest, CallRequest, Compare, DeleteLibraryRequest, DeleteRequest, GetRequest, PutRequest, TransactOperation,
-    TransactRequest, UploadLibraryRequest, WriteCondition, WriteOperation, transact_operation, write_operation,
+    BatchRequest, CallRequest, Compare, DeleteLibraryRequest, DeleteRequest, DeleteScheduleRequest, GetRequest,
+    LibraryPin, PutRequest, ScheduleProcedureRequest, TransactOperation, TransactRequest, UploadLibraryRequest,
+    WriteCondition, WriteOperation, transact_operation, write_operation,
 };
 use shard::{bytes, condition, delete, increment, put, request_id};
 
@@ -42,6 +43,15 @@ fn call(procedure: &str) -> CallRequest {
     CallRequest { procedure: procedure.into(), key: bytes("k"), ..CallRequest::default() }
 }
 
+fn pinned(pins: &[(&str, u64)]) -> UploadLibraryRequest {
+    let pins = pins.iter().map(|&(name, version)| LibraryPin { name: name.to_owned(), version });
+    UploadLibraryRequest { pins: pins.collect(), ..library("l", 1) }
+}
+
+fn schedule(every_ms: u64) -> ScheduleProcedureRequest {
+    ScheduleProcedureRequest { procedure: "l@2.f".into(), key: bytes("k"), every_ms, ..Default::default() }
+}
+
 fn library(name: &str, source_bytes: usize) -> UploadLibraryRequest {
     UploadLibraryRequest { name: name.into(), source: vec![b' '; source_bytes].into(), ..Default::default() }
 }
@@ -58,7 +68,15 @@ fn what_is_right_passes() {
         Kind::Transact(TransactRequest { compare: vec![compare("k")], ..TransactRequest::default() }),
         Kind::Call(call("library.function")),
         Kind::UploadLibrary(library("Lib_1-x", 256 * 1024)),
+        Kind::UploadLibrary(pinned(&[("a", 1), ("b", 7)])),
         Kind::SweepExpired(SweepExpired { limit: 1 }),
+        Kind::ScheduleProcedure(schedule(100)),
+        Kind::ScheduleProcedure(ScheduleProcedureRequest {
+            name: "x".repeat(64),
+            args: vec![vec![b'x'; 64].into(); 64],
+            ..schedule(366 * 86_400_000)
+        }),
+        Kind::RunSchedule(RunSchedule { name: "s".into(), catalog_index: 0 }),
     ];
     for kind in right {
         validate(&command(kind), &Limits::DEFAULT).unwrap();
@@ -143,12 +161,63 @@ fn what_is_wrong_is_refused_with_its_reason_and_field() {
         (Kind::UploadLibrary(library("", 1)), Reason::InvalidField, "name"),
         (Kind::UploadLibrary(library("spa ce", 1)), Reason::InvalidField, "name"),
         (Kind::UploadLibrary(library("l", 256 * 1024 + 1)), Reason::LibraryTooLarge, "source"),
+        (Kind::UploadLibrary(pinned(&[("a", 0)])), Reason::InvalidField, "pins[0].version"),
+        (Kind::UploadLibrary(pinned(&[("a", 1), ("b c", 1)])), Reason::InvalidField, "pins[1].name"),
+        (Kind::UploadLibrary(pinned(&[("a", 1), ("a", 2)])), Reason::InvalidField, "pins[1].name"),
+        (Kind::UploadLibrary(pinned(&[("a", 1); 17])), Reason::InvalidField, "pins"),
         (
             Kind::DeleteLibrary(DeleteLibraryRequest { name: "x".repeat(65), ..Default::default() }),
             Reason::InvalidField,
             "name",
         ),
         (Kind::SweepExpired(SweepExpired { limit: 0 }), Reason::InvalidField, "limit"),
+        (Kind::ScheduleProcedure(schedule(99)), Reason::InvalidField, "every_ms"),
+        (Kind::ScheduleProcedure(schedule(366 * 86_400_000 + 1)), Reason::InvalidField, "every_ms"),
+        (
+            Kind::ScheduleProcedure(ScheduleProcedureRequest { key: Bytes::new(), ..schedule(100) }),
+            Reason::KeyEmpty,
+            "key",
+        ),
+        (
+            Kind::ScheduleProcedure(ScheduleProcedureRequest { name: "a/b".into(), ..schedule(100) }),
+            Reason::InvalidField,
+            "name",
+        ),
+        (
+            Kind::ScheduleProcedure(ScheduleProcedureRequest { procedure: "nodot".into(), ..schedule(100) }),
+            Reason::InvalidField,
+            "procedure",
+        ),
+        (
+            Kind::ScheduleProcedure(ScheduleProcedureRequest {
+                procedure: format!("l.{}", "f".repeat(255)),
+                ..schedule(100)
+            }),
+            Reason::InvalidField,
+            "procedure",
+        ),
+        (
+            Kind::ScheduleProcedure(ScheduleProcedureRequest { args: vec![Bytes::new(); 65], ..schedule(100) }),
+            Reason::InvalidField,
+            "args",
+        ),
+        (
+            Kind::ScheduleProcedure(ScheduleProcedureRequest { args: vec![vec![0; 4097].into()], ..schedule(100) }),
+            Reason::InvalidField,
+            "args",
+        ),
+        (
+            Kind::ScheduleProcedure(ScheduleProcedureRequest { missed_ticks: 3, ..schedule(100) }),
+            Reason::InvalidField,
+            "missed_ticks",
+        ),
+        (
+            Kind::ScheduleProcedure(ScheduleProcedureRequest { created_by: "x".repeat(129), ..schedule(100) }),
+            Reason::InvalidField,
+            "created_by",
+        ),
+        (Kind::DeleteSchedule(DeleteScheduleRequest::default()), Reason::InvalidField, "name"),
+        (Kind::RunSchedule(RunSchedule::default()), Reason::InvalidField, "name"),
     ];
     for (kind, reason, field) in cases {
         let failure = validate(&command(kind), &Limits::DEFAULT).unwrap_err();

@@ -7,7 +7,7 @@
 //!
 //! An upload passes [`inspect`]: the source compiles, loads within a call's limits and exports something, and
 //! what it requires is found and pinned (`modules.rs`).
-//! Besides, [`lint`] warns of what is probably a mistake, and [`TYPES`] tells editors what the sandbox has.
+//! Besides, [`lint()`] warns of what is probably a mistake, and [`TYPES`] tells editors what the sandbox has.
 //! A call passes [`Runtime::call`]:
 //!
 //! ```text
@@ -35,6 +35,9 @@
 //! source full of nothing but `t = a .. b` on megabyte strings so overran its 100 ms by seconds, once per
 //! call, before it was killed. Memory stays bounded; who may upload libraries should be trusted that far.
 //!
+//! Authors try their libraries out before they upload them: [`testing`] runs test files against shards in memory, with
+//! this same runtime, and a [`Linker`] finds what libraries require where they are mere files.
+//!
 //! Next stop on a request's path: the executor offers the transaction's effects to Raft
 //! (`cirrus-replication`).
 
@@ -49,7 +52,11 @@ mod modules;
 mod parameters;
 mod path;
 mod runtime;
+mod scope;
 pub mod shipped;
+mod sources;
+mod surroundings;
+pub mod testing;
 mod text;
 mod trace;
 mod trouble;
@@ -59,6 +66,9 @@ mod values;
 pub use control::{CallControl, RunningCall};
 pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_name, inspect};
 pub use lint::{WARNINGS_MAX, Warning, lint};
-pub use runtime::{Arguments, CallOutcome, CallResult, Invocation, KeyScope, Runtime};
+pub use parameters::check_arguments;
+pub use runtime::{Arguments, CallOutcome, CallResult, Invocation, Runtime};
+pub use scope::{KeyScope, ShardScope};
+pub use sources::{LibrarySources, Linked, Linker};
 pub use trace::{Step, Trace};
 pub use types::TYPES;

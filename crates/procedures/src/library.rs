@@ -13,6 +13,7 @@ use mlua::{Table, Value};
 use crate::declarations::declarations;
 use crate::machine::{Machine, Require};
 use crate::modules::Modules;
+use crate::surroundings::Surroundings;
 use crate::trouble::{Meaning, Trouble, library_invalid, meaning, syntax_error};
 
 /// Longest name of a library or of a function that it exports, characters.
@@ -81,7 +82,7 @@ pub fn inspect(name: &str, source: &[u8], limits: &Limits, resolve: &Resolve<'_>
         return Err(Failure::too_large(Reason::LibraryTooLarge, "source", source.len(), limits.library_bytes));
     }
     let bytecode = compile(name, source)?;
-    let machine = Machine::new(Arc::default()).map_err(Failure::internal)?;
+    let machine = Machine::new(Arc::default(), Surroundings::default()).map_err(Failure::internal)?;
     machine.begin(limits, None).map_err(|error| invalid(name, &error))?;
     let mut modules = Modules::default();
     let mut requires: Vec<Requirement> = Vec::new();

@@ -26,6 +26,7 @@ use crate::budget::CpuBudget;
 use crate::library::{LibrarySource, Requirement};
 use crate::modules::Modules;
 use crate::runtime::{Arguments, CallResult};
+use crate::surroundings::Surroundings;
 use crate::text::{text, type_name};
 use crate::trouble::{PRELUDE, Trouble, library_invalid};
 use crate::values;
@@ -70,6 +71,7 @@ pub(crate) struct Machine {
     context: Arc<Context>,
     /// `apply(function, arguments, count)`: calls with arguments that mlua would not pass on as they are.
     apply: Function,
+    surroundings: Surroundings,
 }
 
 /// What a procedure is called with.
@@ -82,7 +84,7 @@ pub(crate) struct Parameters<'a> {
 
 impl Machine {
     /// `killed` ends what runs.
-    pub(crate) fn new(killed: Arc<AtomicBool>) -> mlua::Result<Self> {
+    pub(crate) fn new(killed: Arc<AtomicBool>, surroundings: Surroundings) -> mlua::Result<Self> {
         let lua = Lua::new();
         lua.gc_set_mode(GcMode::Incremental(GcIncParams::default().goal(GC_GOAL_PERCENT)));
         let globals = lua.globals();
@@ -113,11 +115,22 @@ impl Machine {
         }
         let requires_nothing = require_from.call((lua.create_table()?, lua.create_table_from([("missing", true)])?))?;
         let budget = Arc::new(CpuBudget::new(killed));
-        let bounds = Arc::new(Bounds { budget: Arc::clone(&budget), memory_bytes: AtomicUsize::new(0) });
+        let bounds = Arc::new(Bounds {
+            budget: Arc::clone(&budget),
+            memory_bytes: AtomicUsize::new(0),
+            surroundings: surroundings.clone(),
+        });
         let context = pure::install(&lua, &globals, &function("wrap")?, &function("place")?, &bounds)?;
         function("finish")?.call::<()>(&internal)?;
         tyrant::define_variables(&lua, &globals)?;
         run_prelude::<()>(&lua, include_str!("tyrant.luau"), (&globals, internal))?;
+        if surroundings.are_staged() {
+            let now = lua.create_function({
+                let surroundings = surroundings.clone();
+                move |_, ()| Ok(surroundings.now().as_secs())
+            })?;
+            run_prelude::<()>(&lua, include_str!("testing/clock.luau"), (&globals, now))?;
+        }
         lua.sandbox(true)?;
 
         let environment_metatable = lua.create_table_from([("__index", globals)])?;
@@ -130,11 +143,15 @@ impl Machine {
                 true => Err(mlua::Error::runtime("out of CPU time")),
             }
         });
+        let seed = function("seed")?;
+        if surroundings.are_staged() {
+            seed.call::<()>(surroundings.random() as i32)?;
+        }
         Ok(Machine {
             gate,
             unavailable: function("unavailable")?,
             environment_metatable,
-            seed: function("seed")?,
+            seed,
             require_from,
             requires_nothing,
             seeded,
@@ -142,12 +159,31 @@ impl Machine {
             bounds,
             context,
             apply: function("apply")?,
+            surroundings,
             lua,
         })
     }
 
     pub(crate) fn budget(&self) -> &CpuBudget {
         &self.budget
+    }
+
+    pub(crate) fn lua(&self) -> &Lua {
+        &self.lua
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Leads the API's functions to what runs, until [`close_gate`](Self::close_gate).
+    pub(crate) fn open_gate(&self, enter: Function) -> mlua::Result<()> {
+        self.gate.raw_set("enter", enter)
+    }
+
+    /// The API's functions lead nowhere.
+    pub(crate) fn close_gate(&self) -> mlua::Result<()> {
+        self.gate.raw_set("enter", &self.unavailable)
     }
 
     /// Heap in use, bytes, garbage included.
@@ -166,7 +202,7 @@ impl Machine {
         self.bounds.memory_bytes.store(limits.call_memory_bytes, Relaxed);
         self.lua.set_memory_limit(self.lua.used_memory() + limits.call_memory_bytes)?;
         if self.seeded.swap(false, Relaxed) {
-            self.seed.call::<()>(unpredictable_seed())?;
+            self.seed.call::<()>(self.surroundings.random() as i32)?;
         }
         Ok(())
     }
@@ -246,7 +282,7 @@ impl Machine {
         access.environment = Some(environment.clone());
         let result = self.lua.scope(|scope| {
             let enter = scope.create_function_mut(|lua, arguments: MultiValue| access.enter(lua, arguments))?;
-            self.gate.raw_set("enter", enter)?;
+            self.open_gate(enter)?;
             hook("_begin")?;
             let result = match exact {
                 None => function.call::<Value>(values)?,
@@ -255,7 +291,7 @@ impl Machine {
             hook("_end")?;
             Ok(result)
         });
-        self.gate.raw_set("enter", &self.unavailable)?;
+        self.close_gate()?;
         match typed_result {
             true => Ok(CallResult::Value(values::from_lua(&self.context, &result?, result_bytes_max)?)),
             false => Ok(CallResult::Bytes(self.result_bytes(result?, result_bytes_max)?)),
@@ -333,7 +369,7 @@ impl Machine {
     }
 
     /// A call's globals: its own assignments, above the shared, read-only ones.
-    fn environment(&self) -> mlua::Result<Table> {
+    pub(crate) fn environment(&self) -> mlua::Result<Table> {
         let environment = self.environment_without_itself()?;
         environment.raw_set("_G", &environment)?;
         Ok(environment)
@@ -362,7 +398,7 @@ impl Require {
 }
 
 /// Runs a source of this crate, whose lines no message should name.
-fn run_prelude<R: FromLuaMulti>(lua: &Lua, source: &str, given: impl IntoLuaMulti) -> mlua::Result<R> {
+pub(crate) fn run_prelude<R: FromLuaMulti>(lua: &Lua, source: &str, given: impl IntoLuaMulti) -> mlua::Result<R> {
     let bytecode = Compiler::new().set_optimization_level(2).set_debug_level(0).compile(source)?;
     lua.load(bytecode).set_mode(ChunkMode::Binary).set_name(format!("={PRELUDE}")).call(given)
 }
@@ -386,10 +422,4 @@ fn search(
         Some(offset) => (Some(from + offset + 1), Some(from + offset + needle.len())),
         None => (None, None),
     })
-}
-
-/// The standard library's hasher keys are random, which is all that is needed here.
-fn unpredictable_seed() -> i32 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(()) as i32
 }

@@ -30,6 +30,17 @@ impl Checked<'_> {
     }
 }
 
+/// Whether a function that declares this may be called with so many keys and these arguments.
+///
+/// Fails with [`Reason::InvalidField`](cirrus_proto::Reason::InvalidField), naming the field and the parameter.
+pub fn check_arguments(
+    declaration: &ProcedureDeclaration,
+    key_count: usize,
+    arguments: Arguments<'_>,
+) -> Result<(), Failure> {
+    check(declaration, key_count, arguments).map(drop)
+}
+
 /// Checks the number of keys, and the number and types of arguments. A string becomes what its text says, where
 /// another type is declared.
 ///

@@ -18,6 +18,8 @@ use crate::library::{LibrarySource, compile, is_export_name};
 use crate::machine::{Machine, Parameters};
 use crate::modules::Modules;
 use crate::parameters::{Checked, check};
+use crate::scope::KeyScope;
+use crate::surroundings::Surroundings;
 use crate::trace::Trace;
 use crate::trouble::{Meaning, Trouble, call_killed, call_memory, call_timeout, meaning};
 
@@ -26,18 +28,6 @@ const LIBRARIES_KEPT: usize = 64;
 
 /// Most bytecode that a runtime keeps, bytes.
 const BYTECODE_BYTES_KEPT: usize = 32 * 1024 * 1024;
-
-/// Decides which keys a call may touch: those of its own shard.
-pub trait KeyScope {
-    /// Fails, with [`Reason::CrossShard`], for a key that lies elsewhere.
-    fn check(&self, key: &[u8]) -> Result<(), Failure>;
-}
-
-impl<F: Fn(&[u8]) -> Result<(), Failure>> KeyScope for F {
-    fn check(&self, key: &[u8]) -> Result<(), Failure> {
-        self(key)
-    }
-}
 
 /// What a call runs, and on what.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +92,7 @@ pub struct CallOutcome {
 pub struct Runtime {
     limits: Limits,
     control: Arc<CallControl>,
+    surroundings: Surroundings,
     machine: Option<Machine>,
     /// Heap of the machine after it last collected its garbage, bytes.
     idle_bytes: usize,
@@ -130,8 +121,30 @@ impl Runtime {
     ///
     /// Its calls are numbered after `sequence`.
     pub fn new(limits: Limits, sequence: u64) -> Self {
-        let control = Arc::new(CallControl::new(sequence));
-        Runtime { limits, control, machine: None, idle_bytes: 0, libraries: Vec::new(), stash: Stash::default() }
+        Runtime::within(Surroundings::default(), limits, sequence)
+    }
+
+    /// A runtime whose time and randomness are these.
+    pub(crate) fn within(surroundings: Surroundings, limits: Limits, sequence: u64) -> Self {
+        Runtime {
+            limits,
+            control: Arc::new(CallControl::new(sequence)),
+            surroundings,
+            machine: None,
+            idle_bytes: 0,
+            libraries: Vec::new(),
+            stash: Stash::default(),
+        }
+    }
+
+    /// Makes its machine, so that the first call takes no longer than others.
+    pub(crate) fn warm_up(&mut self) -> Result<(), Failure> {
+        if self.machine.is_none() {
+            let machine = Machine::new(self.control.killed(), self.surroundings.clone());
+            let machine = self.machine.insert(machine.map_err(Failure::internal)?);
+            self.idle_bytes = machine.used_bytes();
+        }
+        Ok(())
     }
 
     /// Watches the running call, and kills it.
@@ -197,17 +210,12 @@ impl Runtime {
         for library in required.iter().chain([library]) {
             self.compiled_first(library)?;
         }
-        let machine = match &mut self.machine {
-            Some(machine) => machine,
-            none => {
-                let machine = none.insert(Machine::new(self.control.killed()).map_err(Failure::internal)?);
-                self.idle_bytes = machine.used_bytes();
-                machine
-            }
-        };
+        self.warm_up()?;
+        let Some(machine) = &self.machine else { return Err(Failure::internal("the runtime has no machine")) };
         let libraries = &mut self.libraries;
         let budget = machine.budget();
         let mut access = Access::new(transaction, scope, budget, &library.name, function, trace, &mut self.stash);
+        access.surroundings = self.surroundings.clone();
         let heap_bytes = machine.used_bytes();
         machine.begin(&limits, invocation.patience).map_err(Failure::internal)?;
         let result = (|| {

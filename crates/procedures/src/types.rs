@@ -15,6 +15,7 @@ mod tests {
     use crate::api::{MANY, signatures};
     use crate::library::compile;
     use crate::machine::Machine;
+    use crate::surroundings::Surroundings;
 
     /// What the file declares, by full name, with the parameters of functions.
     fn declared() -> BTreeMap<String, Option<String>> {
@@ -89,7 +90,8 @@ mod tests {
 
     #[test]
     fn the_definitions_are_those_of_the_sandbox() {
-        let sandbox = names(&Machine::new(Arc::default()).unwrap().shared_globals().unwrap(), "");
+        let sandbox =
+            names(&Machine::new(Arc::default(), Surroundings::default()).unwrap().shared_globals().unwrap(), "");
         let luau = names(&Lua::new().globals(), "");
         // What it has beyond Luau; `error` it has otherwise.
         let mut expected: BTreeSet<String> = sandbox.difference(&luau).cloned().collect();

@@ -89,6 +89,10 @@ reasons! {
     LibraryVersionsFull = "LIBRARY_VERSIONS_FULL", FailedPrecondition, FixRequest;
     /// No version was active before the one that is, and there is no canary.
     NothingToRollBack = "NOTHING_TO_ROLL_BACK", FailedPrecondition, FixRequest;
+    /// There is another schedule of that name.
+    ScheduleExists = "SCHEDULE_EXISTS", AlreadyExists, FixRequest;
+    /// The cluster has as many schedules as the limit.
+    SchedulesFull = "SCHEDULES_FULL", FailedPrecondition, FixRequest;
     /// The library has no such function.
     FunctionNotFound = "FUNCTION_NOT_FOUND", NotFound, FixRequest;
     /// The procedure raised an error.

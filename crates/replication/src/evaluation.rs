@@ -206,6 +206,7 @@ impl<E: Evaluator> Bench<E> {
         let Turn { leading, waiting } = turn;
         let mut batch = Batch::new();
         leading.head.advance_to(wall_clock());
+        let catalog_index = leading.head.catalog_index;
         while batch.replies.len() < BATCH_COMMANDS_MAX && batch.bytes < BATCH_BYTES_TARGET {
             if place == Place::Shared && started.elapsed() > SHARED_TIME_TARGET {
                 break;
@@ -238,7 +239,8 @@ impl<E: Evaluator> Bench<E> {
             };
             batch.replies.push(PendingReply { reply_to: envelope.reply_to, result, span: envelope.span });
         }
-        if !batch.effects.is_empty() {
+        // What the shard requires of the catalog must outlive this leader; its clock alone is worth no write.
+        if !batch.effects.is_empty() || leading.head.catalog_index != catalog_index {
             batch.effects.push(leading.head.effect());
         }
         batch.evaluated_in = started.elapsed();

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cirrus_cluster::Routed;
+use cirrus_engine::schedules;
 use cirrus_proto::internal::v1::{Command, command, query, query_result, reply};
 use cirrus_proto::v1::procedures_server::Procedures;
 use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, CallRequest, CallResponse, DeleteLibraryRequest,
-    DeleteLibraryResponse, GetLibraryRequest, GetLibraryResponse, KillCallRequest, KillCallResponse,
-    ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest, ListLibraryVersionsResponse,
-    ListRunningCallsRequest, ListRunningCallsResponse, RollbackLibraryRequest, RollbackLibraryResponse,
-    UploadLibraryRequest, UploadLibraryResponse,
+    DeleteLibraryResponse, DeleteScheduleRequest, DeleteScheduleResponse, GetLibraryRequest, GetLibraryResponse,
+    KillCallRequest, KillCallResponse, ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest,
+    ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse, ListSchedulesRequest,
+    ListSchedulesResponse, RollbackLibraryRequest, RollbackLibraryResponse, ScheduleProcedureRequest,
+    ScheduleProcedureResponse, UploadLibraryRequest, UploadLibraryResponse,
 };
 use cirrus_proto::{Failure, Reason};
 use tonic::{Request, Response, Status};
@@ -23,7 +25,7 @@ use crate::observation::Rpc;
 /// How long a list of running calls waits for each node.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Serves procedure libraries and calls.
+/// Serves procedure libraries, calls and schedules.
 pub(crate) struct ProceduresService {
     edge: Arc<Edge>,
     upload_library: Rpc,
@@ -36,6 +38,9 @@ pub(crate) struct ProceduresService {
     call: Rpc,
     list_running_calls: Rpc,
     kill_call: Rpc,
+    schedule_procedure: Rpc,
+    list_schedules: Rpc,
+    delete_schedule: Rpc,
 }
 
 impl ProceduresService {
@@ -52,11 +57,14 @@ impl ProceduresService {
             call: Rpc::new("Procedures/Call"),
             list_running_calls: Rpc::new("Procedures/ListRunningCalls"),
             kill_call: Rpc::new("Procedures/KillCall"),
+            schedule_procedure: Rpc::new("Procedures/ScheduleProcedure"),
+            list_schedules: Rpc::new("Procedures/ListSchedules"),
+            delete_schedule: Rpc::new("Procedures/DeleteSchedule"),
         }
     }
 }
 
-/// An answer that names no leader to go to: libraries are cluster-wide.
+/// An answer that names no leader to go to: libraries and schedules are cluster-wide.
 fn anywhere<T>(value: T) -> Routed<T> {
     Routed { value, leader_address: None }
 }
@@ -154,6 +162,39 @@ impl Procedures for ProceduresService {
             node.kill_call(request, arrival.deadline, true).await.map(anywhere)
         };
         self.edge.unary(&self.kill_call, request, handle).await
+    }
+
+    async fn schedule_procedure(
+        &self,
+        request: Request<ScheduleProcedureRequest>,
+    ) -> Result<Response<ScheduleProcedureResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request: ScheduleProcedureRequest| async move {
+            // What it is to call must be a call: its keys in one shard, for example.
+            self.edge.route(&Command { kind: Some(command::Kind::Call(schedules::call(&request))) })?;
+            node.schedule_procedure(request, arrival.deadline).await.map(anywhere)
+        };
+        self.edge.unary(&self.schedule_procedure, request, handle).await
+    }
+
+    async fn list_schedules(
+        &self,
+        request: Request<ListSchedulesRequest>,
+    ) -> Result<Response<ListSchedulesResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, _| async move { node.list_schedules(arrival.deadline).await.map(anywhere) };
+        self.edge.unary(&self.list_schedules, request, handle).await
+    }
+
+    async fn delete_schedule(
+        &self,
+        request: Request<DeleteScheduleRequest>,
+    ) -> Result<Response<DeleteScheduleResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request| async move {
+            node.delete_schedule(request, arrival.deadline).await.map(anywhere)
+        };
+        self.edge.unary(&self.delete_schedule, request, handle).await
     }
 
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {

@@ -3,15 +3,29 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use cirrus_client::v1::MissedTicks;
 use cirrus_procedures::shipped;
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::Consistency;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProcedureCommand {
+    /// Write a starting point for a library: NAME.lua, and NAME_test.lua, which passes.
+    New {
+        /// The library's name.
+        name: String,
+        /// Where to; made if it is not there.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Run tests of libraries, without a server; exit 1 where one fails.
+    Test(TestArguments),
+    /// Test the libraries of a directory, store those that changed, and activate them.
+    Deploy(DeployArguments),
     /// Store a version of a library and activate it. The library's name is the file's, without the extension.
     Upload {
         /// Luau or Lua 5.1 source.
@@ -83,8 +97,48 @@ pub(crate) enum ProcedureCommand {
         /// As `proc running` lists it.
         call: String,
     },
+    /// Have a function called again and again, each time once.
+    Schedule(ScheduleArguments),
+    /// List the schedules: when each runs next, and how it went.
+    Schedules,
+    /// End a schedule.
+    Unschedule {
+        /// As `proc schedules` lists it.
+        name: String,
+    },
     /// Run a function and print its result.
     Call(CallArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArguments {
+    /// Test files, such as stock_test.lua; of a directory, those named *_test.lua or tests.lua, or .luau. The
+    /// libraries are found beside them.
+    #[arg(value_name = "FILE|DIR", default_value = ".")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Only tests whose name contains it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+    /// What is random follows from it.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Show what tests that pass print and log, too.
+    #[arg(long)]
+    pub(crate) show_output: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeployArguments {
+    /// Holds the libraries, and their tests.
+    pub(crate) dir: PathBuf,
+    /// Run the tests and say what would be deployed.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Run no tests.
+    #[arg(long)]
+    pub(crate) skip_tests: bool,
+    #[command(flatten)]
+    pub(crate) author: Author,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +165,60 @@ pub(crate) struct CallArguments {
     /// The function's further arguments. Behind `--`, they may begin with a dash.
     #[arg(value_name = "ARG", allow_negative_numbers = true)]
     pub(crate) args: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScheduleArguments {
+    /// library.function, or library@version.function
+    #[arg(value_name = "LIB[@VERSION].FUNCTION")]
+    pub(crate) procedure: String,
+    /// The time from one call to the next, 100ms to 366days, such as 5s or "1h 30min".
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub(crate) every: Duration,
+    /// Routes the calls; the function's first argument. Further keys are its next ones; all must be in one shard.
+    #[arg(long = "key", value_name = "KEY", required = true)]
+    pub(crate) keys: Vec<OsString>,
+    /// The arguments are JSON, with types, as in `proc call --json`.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Names the schedule. [default: made of procedure and key]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// What becomes of calls that could not run in time, as in a failover.
+    #[arg(long, value_enum, default_value_t = Missed::Skip)]
+    pub(crate) missed: Missed,
+    #[command(flatten)]
+    pub(crate) author: Author,
+    /// The function's further arguments; behind them it gets the tick's number and when it was due. Behind `--`, they
+    /// may begin with a dash.
+    #[arg(value_name = "ARG", allow_negative_numbers = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// What becomes of missed calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Missed {
+    /// Only the newest runs.
+    Skip,
+    /// Each runs, in order.
+    CatchUp,
+}
+
+impl From<Missed> for MissedTicks {
+    fn from(missed: Missed) -> Self {
+        match missed {
+            Missed::Skip => Self::Skip,
+            Missed::CatchUp => Self::CatchUp,
+        }
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match duration.subsec_nanos() % 1_000_000 {
+        0 => Ok(duration),
+        _ => Err("must be whole milliseconds".to_owned()),
+    }
 }
 
 /// Who changes what calls run.

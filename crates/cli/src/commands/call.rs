@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use cirrus_client::v1::{CallEffect, CallRequest, CallResponse, CallStep, ReadConsistency};
+use bytes::Bytes;
+use cirrus_client::v1::{CallEffect, CallRequest, CallResponse, CallStep, LuaValue, ReadConsistency};
 use cirrus_client::{ClientError, Failure, Reason};
 use comfy_table::Table;
 use serde_json::{Map, Value, json};
@@ -58,18 +59,21 @@ fn request(arguments: CallArguments) -> Result<CallRequest, CommandError> {
         trace,
         ..Default::default()
     };
-    if !json {
-        request.args = args.collect();
-        return Ok(request);
-    }
-    for (index, text) in args.enumerate() {
-        let value = serde_json::from_slice(&text).map_err(|error| error.to_string());
-        let value = value.and_then(|value| lua_json::from_json(&value));
-        request
-            .values
-            .push(value.map_err(|problem| CommandError::local(format!("argument {}: {problem}", index + 1)))?);
+    match json {
+        true => request.values = typed(args)?,
+        false => request.args = args.collect(),
     }
     Ok(request)
+}
+
+/// Arguments that are JSON.
+pub(super) fn typed(args: impl Iterator<Item = Bytes>) -> Result<Vec<LuaValue>, CommandError> {
+    let typed = args.enumerate().map(|(index, text)| {
+        let value = serde_json::from_slice(&text).map_err(|error| error.to_string());
+        let value = value.and_then(|value| lua_json::from_json(&value));
+        value.map_err(|problem| CommandError::local(format!("argument {}: {problem}", index + 1)))
+    });
+    typed.collect()
 }
 
 fn explain(answer: &CallResponse) {

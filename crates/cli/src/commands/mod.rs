@@ -2,17 +2,21 @@
 
 mod call;
 mod delete;
+mod deploy;
 mod dev;
 mod get;
 mod increment;
 mod lint;
+mod new;
 mod procedures;
 mod put;
 mod running;
 mod scan;
+mod schedules;
 pub(crate) mod serve;
 mod signals;
 mod status;
+mod test;
 mod versions;
 
 use std::process::ExitCode;

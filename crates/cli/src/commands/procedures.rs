@@ -7,7 +7,7 @@ use cirrus_client::{ClientError, Failure, Reason};
 use cirrus_procedures::shipped;
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, call, lint, running, versions};
+use super::{Outcome, call, deploy, lint, new, running, schedules, test, versions};
 use crate::arguments::{Author, Format, Global, LibraryName, ProcedureCommand};
 use crate::failure::CommandError;
 use crate::output::{self, insert_bytes};
@@ -23,6 +23,9 @@ pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
         }
         ProcedureCommand::Lint { files } => lint::run(global.output, &files),
         ProcedureCommand::Types => lint::types(),
+        ProcedureCommand::New { name, dir } => new::run(global, &name, &dir),
+        ProcedureCommand::Test(arguments) => test::run(global, &arguments),
+        ProcedureCommand::Deploy(arguments) => deploy::run(global, arguments).await,
         ProcedureCommand::List => list(global).await,
         ProcedureCommand::Versions { library } => versions::list(global, library).await,
         ProcedureCommand::Activate { library, canary, author } => {
@@ -34,6 +37,9 @@ pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
         ProcedureCommand::Delete { library } => delete(global, library).await,
         ProcedureCommand::Running => running::list(global).await,
         ProcedureCommand::Kill { call } => running::kill(global, call).await,
+        ProcedureCommand::Schedule(arguments) => schedules::create(global, arguments).await,
+        ProcedureCommand::Schedules => schedules::list(global).await,
+        ProcedureCommand::Unschedule { name } => schedules::delete(global, name).await,
         ProcedureCommand::Call(arguments) => call::run(global, arguments).await,
     }
 }
@@ -52,7 +58,7 @@ async fn upload(global: &Global, name: String, source: Vec<u8>, stage: bool, aut
         source: source.into(),
         stage_only: stage,
         uploaded_by: author.name(),
-        request_id: None,
+        ..Default::default()
     };
     let answer = global.client().await?.upload_library_with(request).await?;
     let library = answer.library.unwrap_or_default();

@@ -29,12 +29,24 @@ impl Catalog {
 
     /// The version's number, and the active one's.
     fn upload(&mut self, name: &str, source: &str, stage_only: bool) -> Result<(u64, u64), Failure> {
+        self.upload_pinned(name, source, stage_only, &[])
+    }
+
+    fn upload_pinned(
+        &mut self,
+        name: &str,
+        source: &str,
+        stage_only: bool,
+        pins: &[(&str, u64)],
+    ) -> Result<(u64, u64), Failure> {
+        let pins = pins.iter().map(|&(name, version)| v1::LibraryPin { name: name.to_owned(), version });
         let request = v1::UploadLibraryRequest {
             name: name.to_owned(),
             source: source.to_owned().into(),
             stage_only,
             uploaded_by: "ada".to_owned(),
             request_id: None,
+            pins: pins.collect(),
         };
         match self.change(|transaction| upload(&request, transaction))? {
             reply::Kind::UploadLibrary(v1::UploadLibraryResponse { library, activation, .. }) => {
@@ -236,4 +248,27 @@ fn a_library_that_feature_level_1_stored_is_its_only_version() {
     assert_eq!(catalog.upload("a", SOURCE, false), Ok((8, 8)));
     assert_eq!(catalog.source("a", 7).unwrap(), "function old() end");
     assert_eq!(catalog.rollback("a"), Ok(7));
+}
+
+#[test]
+fn an_upload_pins_what_is_staged() {
+    let mut catalog = Catalog::new();
+    let text = |number: u32| format!("function title() return {number} end");
+    let uses = "local text = require('text') local first = require('text@1') function run() return text.title() end";
+    catalog.upload("text", &text(1), false).unwrap();
+    catalog.upload("text", &text(2), true).unwrap();
+    assert_eq!(catalog.upload_pinned("uses", uses, false, &[("text", 2)]).unwrap(), (1, 1));
+    let listed = versions(&Committed(&catalog.view), "uses").unwrap();
+    let pinned: Vec<_> = listed.versions[0].requires.iter().map(|pin| (pin.written.as_str(), pin.version)).collect();
+    assert_eq!(pinned, [("text", 2), ("text@1", 1)], "a version that the source names stands");
+    assert_eq!(catalog.running("text", "k"), 1, "and nothing was activated");
+
+    for (source, pins, reason, message) in [
+        (uses, [("text", 3)], Reason::LibraryInvalid, "no version 3"),
+        (uses, [("other", 1)], Reason::InvalidField, "uses does not require other"),
+        ("require('text@1') function run() end", [("text", 2)], Reason::InvalidField, "does not require text"),
+    ] {
+        let failure = catalog.upload_pinned("uses", source, false, &pins).unwrap_err();
+        assert!(failure.reason == reason && failure.message.contains(message), "{failure}");
+    }
 }

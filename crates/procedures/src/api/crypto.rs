@@ -7,7 +7,7 @@
 //! | `crypto.crc32(s)` | the CRC-32 of zip and PNG, a number |
 //! | `crypto.base64_encode(s)`, `base64_decode(text)` | by the standard alphabet, with padding |
 //! | `crypto.hex_encode(s)`, `hex_decode(text)` | encoded in lowercase; decoded from either case |
-//! | `uuid()` | a random UUID, version 4, by the operating system's generator |
+//! | `uuid()` | a random UUID, version 4, by the operating system's generator; in tests it follows from their seed |
 //!
 //! All take strings or numbers. Decoding refuses what it would not have encoded, apart from uppercase hex.
 //! SHA-1 and MD5 are for what others have hashed; neither withstands an attacker.
@@ -20,7 +20,7 @@ use md5::Md5;
 use mlua::{Lua, Value};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 use super::pure::{Context, PureFunction, Returned};
 use super::{Raised, expect_text, hex_value, in_pieces, string};
@@ -113,8 +113,15 @@ fn hex_decode(context: &Context, lua: &Lua, arguments: &[Value]) -> Result<Retur
     }
 }
 
-fn uuid(_: &Context, lua: &Lua, _: &[Value]) -> Result<Returned, Raised> {
-    returned(lua, Uuid::new_v4().hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes())
+fn uuid(context: &Context, lua: &Lua, _: &[Value]) -> Result<Returned, Raised> {
+    let uuid = match context.surroundings() {
+        staged if staged.are_staged() => {
+            let bytes = (u128::from(staged.random()) << 64 | u128::from(staged.random())).to_be_bytes();
+            Builder::from_random_bytes(bytes).into_uuid()
+        }
+        _ => Uuid::new_v4(),
+    };
+    returned(lua, uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes())
 }
 
 fn returned(lua: &Lua, bytes: &[u8]) -> Result<Returned, Raised> {

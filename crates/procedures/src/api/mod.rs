@@ -21,11 +21,12 @@ use cirrus_engine::{Transaction, Value as Stored};
 use cirrus_proto::{Failure, Reason};
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
-use crate::KeyScope;
 use crate::api::tyrant::iteration::Cursor;
 use crate::api::tyrant::regex::Pattern;
 use crate::api::tyrant::stash::Stash;
 use crate::budget::CpuBudget;
+use crate::scope::KeyScope;
+use crate::surroundings::Surroundings;
 use crate::text::{text, type_name};
 use crate::trace::Trace;
 
@@ -40,12 +41,14 @@ pub(crate) struct Access<'a, 'v> {
     stash: &'a mut Stash,
     /// The call's global variables, once its library was loaded.
     pub(crate) environment: Option<Table>,
+    /// The node's, unless a test sets its own.
+    pub(crate) surroundings: Surroundings,
     /// Where `_iternext` goes on.
-    iterator: Cursor,
+    pub(crate) iterator: Cursor,
     /// The pattern that `_regex` compiled last.
     pattern: Option<Pattern>,
     /// Counts the writes, to keys and to the stash. A page that was read at another count may be stale.
-    generation: u64,
+    pub(crate) generation: u64,
     /// The last failure raised, and the text that the script saw of it: where the call ends with that
     /// text, it fails for that reason.
     pub(crate) raised: Option<(String, Failure)>,
@@ -75,6 +78,7 @@ impl<'a, 'v> Access<'a, 'v> {
             function,
             stash,
             environment: None,
+            surroundings: Surroundings::default(),
             iterator: Cursor::default(),
             pattern: None,
             generation: 0,

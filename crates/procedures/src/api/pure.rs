@@ -11,12 +11,14 @@ use mlua::{Function, IntoLua, Lua, MultiValue, Table, Value};
 
 use super::{Raised, check_argument_count, check_budget, crypto, define, json};
 use crate::budget::CpuBudget;
+use crate::surroundings::Surroundings;
 
-/// What the running call may use: its CPU time, and as much memory again as its heap for what is made
-/// outside of that.
+/// What the running call may use: its CPU time, as much memory again as its heap for what is made outside of
+/// that, and the machine's randomness.
 pub(crate) struct Bounds {
     pub(crate) budget: Arc<CpuBudget>,
     pub(crate) memory_bytes: AtomicUsize,
+    pub(crate) surroundings: Surroundings,
 }
 
 /// What the functions of one machine share.
@@ -31,6 +33,10 @@ pub(crate) struct Context {
 impl Context {
     pub(super) fn budget(&self) -> &CpuBudget {
         &self.bounds.budget
+    }
+
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.bounds.surroundings
     }
 
     pub(crate) fn check_budget(&self) -> mlua::Result<()> {

@@ -21,8 +21,8 @@ pub(super) struct Unreadable;
 pub(super) struct Chunk<'a> {
     /// Each behind those that it contains; the last is the source's top level.
     pub(super) functions: Vec<Function<'a>>,
-    /// The source asks for native code (`@native`), which has it optimised: variables may be gone, functions copied into
-    /// others.
+    /// The source asks for native code (`@native`), which has it optimised: variables may be gone, functions copied
+    /// into others.
     pub(super) is_optimised: bool,
 }
 

@@ -42,7 +42,7 @@ pub struct Warning {
     pub line: u32,
     /// From 1, in characters; `None` where it is not known.
     pub column: Option<u32>,
-    /// What kind of mistake; see the [module](self).
+    /// What kind of mistake, as `unknown-global`; docs/procedures.md lists all.
     pub code: &'static str,
     /// For people.
     pub message: String,
@@ -63,8 +63,8 @@ fn warnings(source: &[u8]) -> Vec<Warning> {
             failure.message.trim_start_matches(|char: char| char == ':' || char.is_ascii_digit()).trim_start();
         return vec![Warning { line, column: None, code: "syntax-error", message: message.to_owned() }];
     }
-    // Without optimisation, code is where the source has it, and all local variables are there. The empty block ends the
-    // part of a source in which comments such as `--!optimize 2` would change that.
+    // Without optimisation, code is where the source has it, and all local variables are there. The empty block ends
+    // the part of a source in which comments such as `--!optimize 2` would change that.
     let compiler = Compiler::new().set_optimization_level(0).set_debug_level(2).set_type_info_level(0);
     let compiled = compiler.compile([b"do end ", source].concat());
     let Ok(bytecode) = compiled else { return vec![not_linted("it uses up Luau's registers without optimisation")] };

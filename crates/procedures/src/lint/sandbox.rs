@@ -9,6 +9,7 @@ use mlua::{Table, Value};
 use super::scan::Path;
 use crate::api::signatures;
 use crate::machine::Machine;
+use crate::surroundings::Surroundings;
 
 /// A global variable of the sandbox.
 pub(super) enum Global {
@@ -39,7 +40,7 @@ impl Sandbox {
     }
 
     fn new() -> mlua::Result<Self> {
-        let machine = Machine::new(Arc::default())?;
+        let machine = Machine::new(Arc::default(), Surroundings::default())?;
         let mut globals = HashMap::new();
         for pair in machine.shared_globals()?.pairs::<mlua::LuaString, Value>() {
             let (name, value) = pair?;
@@ -113,8 +114,8 @@ enum Names {
 
 use Names::{All, AllBut, These};
 
-/// Functions whose only point is what they return, and `kv.cas`, whose answer says whether it did anything. By table; ""
-/// are global functions. A test knows all others, so that no new function is forgotten.
+/// Functions whose only point is what they return, and `kv.cas`, whose answer says whether it did anything. By table;
+/// "" are global functions. A test knows all others, so that no new function is forgotten.
 #[rustfmt::skip]
 const FOR_THEIR_RESULT: &[(&str, Names)] = &[
     ("kv", These(&["cas", "get", "scan", "ttl", "version"])),

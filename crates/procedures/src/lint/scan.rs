@@ -1,7 +1,7 @@
 //! Goes over a compiled source once, and finds what looks like a mistake.
 //!
-//! Each function's code is read from its first instruction to its last, with a note for each register of the name of the
-//! API that it holds. Where code from elsewhere may arrive, what was noted since then is forgotten; so is a local
+//! Each function's code is read from its first instruction to its last, with a note for each register of the name of
+//! the API that it holds. Where code from elsewhere may arrive, what was noted since then is forgotten; so is a local
 //! variable that is assigned more than once. What is found so is the case on every path; what is not known is not
 //! reported.
 //!

@@ -10,6 +10,7 @@ use super::scan::Path;
 use super::{WARNINGS_MAX, compile, lint};
 use crate::api::tyrant::SCRIPTED;
 use crate::machine::Machine;
+use crate::surroundings::Surroundings;
 
 /// What a source is warned of, as `line:column code message`.
 fn warned(source: &str) -> Vec<String> {
@@ -324,7 +325,7 @@ fn every_function_is_known_to_have_an_effect_or_not() {
 /// The numbers of arguments that `tyrant.luau` checks itself are those that lint knows.
 #[test]
 fn scripted_functions_check_the_numbers_that_lint_knows() {
-    let machine = Machine::new(Arc::default()).unwrap();
+    let machine = Machine::new(Arc::default(), Surroundings::default()).unwrap();
     machine.begin(&Limits::DEFAULT, None).unwrap();
     for (name, arguments) in SCRIPTED {
         for count in [arguments.start() - 1, arguments.end() + 1] {

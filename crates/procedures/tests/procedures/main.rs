@@ -14,6 +14,7 @@ mod log;
 mod results;
 mod shard;
 mod status;
+mod testing;
 mod tyrant;
 mod tyrant_data;
 mod tyrant_hostile;

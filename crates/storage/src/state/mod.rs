@@ -154,7 +154,7 @@ impl ShardState {
         self.live.read().clone()
     }
 
-    /// Where the state stands, counting what is in memory only.
+    /// Where the state stands, counting what is in memory only: at least at the entry that wrote what was read before.
     pub fn applied(&self) -> Applied {
         self.live().applied.read().clone()
     }
@@ -179,6 +179,8 @@ impl ShardState {
             live.write_back()?;
         }
         let mut bytes = 0;
+        // Held while the effects become readable: who has read one finds it counted in `applied`.
+        let mut applied = live.applied.write();
         live.recent.add(batch.applied, batch.membership.as_ref(), |buffer| {
             for (table, key, value) in changes {
                 bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
@@ -188,8 +190,6 @@ impl ShardState {
                 }
             }
         });
-
-        let mut applied = live.applied.write();
         applied.log_id = Some(batch.applied);
         if let Some(membership) = &batch.membership {
             applied.membership = membership.clone();

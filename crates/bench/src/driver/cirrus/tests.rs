@@ -201,6 +201,18 @@ impl Procedures for FakeNode {
     async fn kill_call(&self, _: Request<v1::KillCallRequest>) -> Answer<v1::KillCallResponse> {
         unused()
     }
+    async fn schedule_procedure(
+        &self,
+        _: Request<v1::ScheduleProcedureRequest>,
+    ) -> Answer<v1::ScheduleProcedureResponse> {
+        unused()
+    }
+    async fn list_schedules(&self, _: Request<v1::ListSchedulesRequest>) -> Answer<v1::ListSchedulesResponse> {
+        unused()
+    }
+    async fn delete_schedule(&self, _: Request<v1::DeleteScheduleRequest>) -> Answer<v1::DeleteScheduleResponse> {
+        unused()
+    }
     async fn delete_library(&self, _: Request<v1::DeleteLibraryRequest>) -> Answer<v1::DeleteLibraryResponse> {
         unused()
     }

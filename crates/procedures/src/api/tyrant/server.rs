@@ -1,6 +1,6 @@
 //! The server as a script sees it: its clock, its log, its locks, its compiler, and its files, which it may not.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use mlua::chunk::{ChunkMode, Compiler};
 use mlua::{Lua, Value};
@@ -26,9 +26,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
 const SLEEP_SLICE: Duration = Duration::from_millis(5);
 
 /// `_time()`: seconds since 1970 by the node's clock, with a fraction. It goes on while a call runs, unlike `now()`.
-fn time(_access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    one(Value::Number(since.as_secs_f64()))
+fn time(access: &mut Access<'_, '_>, _lua: &Lua, _arguments: &[Value]) -> Answer {
+    one(Value::Number(access.surroundings.now().as_secs_f64()))
 }
 
 /// `_sleep(seconds)`: true; false for less than nothing. It holds the shard, and counts toward the call's limit of

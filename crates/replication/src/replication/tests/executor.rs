@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use cirrus_engine::effect;
+use cirrus_engine::{ShardHead, effect};
 use cirrus_proto::Reason;
 use cirrus_proto::internal::v1 as pb;
 use cirrus_proto::limits::Limits;
@@ -109,6 +109,18 @@ async fn a_command_that_fails_leaves_nothing_and_its_neighbours_take_effect() {
         assert_eq!(value(&shard, key).unwrap(), "v", "{key}");
     }
     assert_eq!(value(&shard, HALF_WRITTEN), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_shard_requires_of_the_catalog_is_kept_without_other_effects() {
+    let node = TestNode::lead_alone(Settings::default()).await;
+    let shard = node.shard();
+    for (asked, expected) in [(7, 7), (5, 7), (9, 9)] {
+        let kind = pb::command::Kind::RequireCatalog(pb::RequireCatalog { catalog_index: asked });
+        shard.execute(pb::Command { kind: Some(kind) }, soon()).await.unwrap();
+        let kept = ShardHead::load(&shard.view()).unwrap();
+        assert_eq!(kept.catalog_index, expected, "a later leader must know it");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use cirrus_engine::{Transaction, View as _};
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::node_server::{Node as NodeRpc, NodeServer};
-use cirrus_proto::internal::v1::{self as pb, Command, reply};
+use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{IncrementRequest, PutRequest};
 use cirrus_proto::{Failure, Reason};
@@ -146,6 +146,10 @@ impl Evaluator for TestEvaluator {
         {
             transaction.put(HALF_WRITTEN.into(), "x".into(), 0, 0)?;
             return Err(Failure::new(Reason::ProcedureFailed, "as asked").into());
+        }
+        if let Some(Kind::RequireCatalog(request)) = &command.kind {
+            transaction.require_catalog(request.catalog_index);
+            return Ok(Evaluated { reply: Reply { kind: Some(reply::Kind::Done(pb::Done {})) }, procedure: None });
         }
         Ok(Evaluated { reply: cirrus_engine::evaluate(command, transaction)?, procedure: None })
     }
