@@ -441,6 +441,22 @@ impl TestCluster {
         .await
     }
 
+    /// Waits until each data shard is led by the node that is to lead it: from then on leaders stay where they are, as
+    /// long as their nodes do.
+    pub async fn wait_spread(&self) -> Result<()> {
+        let nodes = self.node_ids();
+        for shard_id in 1..=self.options.shards {
+            let preferred = nodes[shard_id as usize % nodes.len()];
+            eventually(&format!("node {preferred} leads shard {shard_id}"), READY_WITHIN, async || {
+                let leader = self.leader_of_shard(shard_id).await?;
+                ensure!(leader == preferred, "node {leader} leads it");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     fn logs_say(&self, text: &str) -> bool {
         self.nodes.values().any(|node| std::fs::read_to_string(&node.log).is_ok_and(|log| log.contains(text)))
     }

@@ -10,7 +10,7 @@ use cirrus_client::{Client, ClientConfig, ClientError};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use procedures::{
-    Author, CallArguments, DeployArguments, LibraryName, ProcedureCommand, ScheduleArguments, TestArguments,
+    Author, CallArguments, DeployArguments, LibraryName, LogsArgs, ProcedureCommand, ScheduleArguments, TestArguments,
 };
 
 /// A strongly consistent key-value service: its nodes and its client.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -84,17 +85,21 @@ pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &
     };
 }
 
+/// Text without line breaks, and without what a terminal would obey.
+pub(crate) fn on_one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() { line.extend(letter.escape_default()) } else { line.push(letter) }
+    }
+    line
+}
+
 /// Bytes for a cell: on one line, and not too long.
 pub(crate) fn cell(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    match std::str::from_utf8(bytes) {
-        Ok(valid) => {
-            for letter in valid.chars() {
-                if letter.is_control() { text.extend(letter.escape_default()) } else { text.push(letter) }
-            }
-        }
-        Err(_) => text.extend(bytes.escape_ascii().map(char::from)),
-    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(valid) => on_one_line(valid),
+        Err(_) => bytes.escape_ascii().map(char::from).collect(),
+    };
     match text.char_indices().nth(CELL_CHARACTERS) {
         None => text,
         Some((end, _)) => format!("{}… ({} bytes)", &text[..end], bytes.len()),
@@ -103,7 +108,12 @@ pub(crate) fn cell(bytes: &[u8]) -> String {
 
 /// A moment for people, in UTC.
 pub(crate) fn time(unix_ms: u64) -> String {
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms)).to_string()
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
+}
+
+/// A moment for people, in UTC, with milliseconds.
+pub(crate) fn time_with_ms(unix_ms: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
 }
 
 #[cfg(test)]

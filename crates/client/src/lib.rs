@@ -16,7 +16,7 @@
 //! - A request that is sent again keeps its request id and its contents.
 //! - `acknowledged_below` never passes a sequence whose request is still waiting for its reply.
 //! - No lock is held while waiting for the network, except the one that lets a single caller dial a node.
-//! - Everything ends within the caller's timeout.
+//! - Everything ends within the caller's timeout, but a pipeline and [`Logs`] that are followed.
 //!
 //! What to read: `client` has the loop of attempts, `policy` its decisions as a table, `router` where
 //! requests go, `request_ids` exactly-once, `connection` the wire.
@@ -29,6 +29,7 @@ mod config;
 mod connection;
 mod error;
 mod key_value;
+mod logs;
 mod node;
 mod pipeline;
 mod policy;
@@ -42,6 +43,7 @@ mod shard_map;
 pub use client::Client;
 pub use config::ClientConfig;
 pub use error::ClientError;
+pub use logs::{LogEvent, Logs};
 pub use pipeline::{PipelineReceiver, PipelineSender};
 pub use scan::Scan;
 

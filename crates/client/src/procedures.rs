@@ -4,10 +4,11 @@ use bytes::Bytes;
 use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, CallRequest, CallResponse, DeleteLibraryRequest,
     DeleteScheduleRequest, DeleteScheduleResponse, GetLibraryRequest, GetLibraryResponse, KillCallRequest, Library,
-    ListLibrariesRequest, ListLibraryVersionsRequest, ListLibraryVersionsResponse, ListRunningCallsRequest,
-    ListRunningCallsResponse, ListSchedulesRequest, ListSchedulesResponse, RollbackLibraryRequest,
-    RollbackLibraryResponse, ScheduleProcedureRequest, ScheduleProcedureResponse, StatusRequest, StatusResponse,
-    UploadLibraryRequest, UploadLibraryResponse,
+    LibraryLimits, ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest,
+    ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse, ListSchedulesRequest,
+    ListSchedulesResponse, RollbackLibraryRequest, RollbackLibraryResponse, ScheduleProcedureRequest,
+    ScheduleProcedureResponse, SetLibraryLimitsRequest, StatusRequest, StatusResponse, UploadLibraryRequest,
+    UploadLibraryResponse,
 };
 use tonic::Code;
 
@@ -66,6 +67,13 @@ impl Client {
         self.execute(request).await
     }
 
+    /// Bounds what a library's calls may take of each node; what the request leaves out stays. The limits as they are
+    /// then.
+    pub async fn set_library_limits(&self, request: SetLibraryLimitsRequest) -> Result<LibraryLimits, ClientError> {
+        let answer = self.execute(request).await?;
+        answer.limits.ok_or_else(|| ClientError::new(Code::Internal, "the answer names no limits"))
+    }
+
     /// Every version of a library, and what was activated when.
     pub async fn list_library_versions(
         &self,
@@ -76,7 +84,12 @@ impl Client {
 
     /// All libraries, by name.
     pub async fn list_libraries(&self) -> Result<Vec<Library>, ClientError> {
-        Ok(self.execute(ListLibrariesRequest {}).await?.libraries)
+        Ok(self.list_libraries_with_limits().await?.libraries)
+    }
+
+    /// All libraries, by name, and the limits of those that have any.
+    pub async fn list_libraries_with_limits(&self) -> Result<ListLibrariesResponse, ClientError> {
+        self.execute(ListLibrariesRequest {}).await
     }
 
     /// A version of a library with its source; 0 stands for the active one.

@@ -8,8 +8,9 @@ use cirrus_proto::v1::{
     IncrementResponse, KillCallRequest, KillCallResponse, ListLibrariesRequest, ListLibrariesResponse,
     ListLibraryVersionsRequest, ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse,
     ListSchedulesRequest, ListSchedulesResponse, PutRequest, PutResponse, RequestId, RollbackLibraryRequest,
-    RollbackLibraryResponse, ScheduleProcedureRequest, ScheduleProcedureResponse, StatusRequest, StatusResponse,
-    TransactRequest, TransactResponse, UploadLibraryRequest, UploadLibraryResponse,
+    RollbackLibraryResponse, ScheduleProcedureRequest, ScheduleProcedureResponse, SetLibraryLimitsRequest,
+    SetLibraryLimitsResponse, StatusRequest, StatusResponse, TransactRequest, TransactResponse, UploadLibraryRequest,
+    UploadLibraryResponse,
 };
 use cirrus_proto::v1::{transact_operation, write_operation};
 
@@ -78,6 +79,9 @@ unary!(write ActivateLibraryRequest => ActivateLibraryResponse, "/cirrus.v1.Proc
     Route::Catalog
 });
 unary!(write RollbackLibraryRequest => RollbackLibraryResponse, "/cirrus.v1.Procedures/RollbackLibrary", |_| {
+    Route::Catalog
+});
+unary!(write SetLibraryLimitsRequest => SetLibraryLimitsResponse, "/cirrus.v1.Procedures/SetLibraryLimits", |_| {
     Route::Catalog
 });
 unary!(read ListLibraryVersionsRequest => ListLibraryVersionsResponse, "/cirrus.v1.Procedures/ListLibraryVersions", |_| {

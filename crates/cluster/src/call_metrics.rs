@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cirrus_procedures::CallOutcome;
-use cirrus_proto::Failure;
 use cirrus_proto::v1::CallRequest;
+use cirrus_proto::{Failure, Reason};
 use metrics::{Counter, Histogram, Unit};
 use parking_lot::Mutex;
 
@@ -30,6 +30,25 @@ impl KnownProcedures {
         let procedure = (library.to_owned(), function.to_owned());
         known.contains(&procedure) || (known.len() < PROCEDURES_MAX && known.insert(procedure))
     }
+
+    /// The labels of a procedure's metrics.
+    fn labels(&self, library: &str, function: &str) -> [(&'static str, String); 2] {
+        let (library, function) = if self.admit(library, function) { (library, function) } else { (OTHER, OTHER) };
+        [("library", library.to_owned()), ("procedure", function.to_owned())]
+    }
+
+    /// A call was refused before it ran.
+    pub(crate) fn count_refused(&self, library: &str, function: &str, reason: Reason) {
+        let [library, function] = self.labels(library, function);
+        let labels = [library, function, ("reason", reason.as_str().to_owned())];
+        metrics::counter!("cirrus_calls_refused_total", &labels).increment(1);
+    }
+
+    /// A procedure was suspended.
+    pub(crate) fn count_suspended(&self, library: &str, function: &str) {
+        let labels = self.labels(library, function);
+        metrics::counter!("cirrus_procedure_suspensions_total", &labels).increment(1);
+    }
 }
 
 /// Tells what the metrics of this module mean.
@@ -38,6 +57,12 @@ pub(crate) fn describe() {
     metrics::describe_counter!("cirrus_call_failures_total", "Calls that failed, by library, procedure and reason");
     metrics::describe_histogram!("cirrus_call_seconds", Unit::Seconds, "Evaluating one call");
     metrics::describe_histogram!("cirrus_call_cpu_seconds", Unit::Seconds, "CPU time of one successful call");
+    metrics::describe_counter!("cirrus_calls_refused_total", "Calls refused before they ran, by procedure and reason");
+    metrics::describe_counter!(
+        "cirrus_procedure_suspensions_total",
+        "Times that a procedure was suspended, since its calls were killed again and again"
+    );
+    metrics::describe_gauge!("cirrus_procedures_suspended", "Procedures that are suspended");
     metrics::describe_counter!("cirrus_call_write_bytes_total", Unit::Bytes, "Keys and values that calls wrote");
 }
 
@@ -86,7 +111,7 @@ impl CallMetrics {
         took: Duration,
         write_bytes: usize,
     ) {
-        let exists = !matches!(outcome, Err(failure) if failure.reason == cirrus_proto::Reason::FunctionNotFound);
+        let exists = !matches!(outcome, Err(failure) if failure.reason == Reason::FunctionNotFound);
         let meters = self.meters_of(library, if exists { function } else { OTHER });
         meters.calls.increment(1);
         meters.seconds.record(took);

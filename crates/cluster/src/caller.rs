@@ -10,9 +10,10 @@ use cirrus_proto::v1::{CallEffect, CallRequest, CallResponse, CallStep, DryRun, 
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Place, Stopped};
 
-use crate::call_metrics::CallMetrics;
-use crate::catalog_view::CatalogHandle;
-use crate::library_cache::Runnable;
+use crate::call_metrics::{CallMetrics, KnownProcedures};
+use crate::catalog_view::{CatalogHandle, Found};
+use crate::governor::{Governor, is_refusal};
+use crate::log_book::{CallerLines, LogBook};
 use crate::procedure_name::ProcedureName;
 use crate::quick_procedures::QuickProcedures;
 
@@ -22,25 +23,46 @@ pub(crate) const CATALOG_WAIT: Duration = Duration::from_millis(500);
 /// After so long, a call that was thought to be quick gives up the runtime's thread.
 const SHARED_TIME: Duration = Duration::from_millis(2);
 
+/// What the callers of a node share.
+#[derive(Clone)]
+pub(crate) struct Calling {
+    pub(crate) limits: Limits,
+    pub(crate) catalog: Arc<CatalogHandle>,
+    pub(crate) procedures: Arc<KnownProcedures>,
+    pub(crate) governor: Arc<Governor>,
+    pub(crate) log_book: Arc<LogBook>,
+}
+
 /// A runtime, and what its calls need beside the shard's state.
 pub(crate) struct Caller {
     shard_id: u32,
     runtime: Runtime,
+    lines: Arc<CallerLines>,
     catalog: Arc<CatalogHandle>,
+    governor: Arc<Governor>,
     metrics: CallMetrics,
     quick: QuickProcedures,
 }
 
 impl Caller {
-    pub(crate) fn new(shard_id: u32, limits: Limits, catalog: Arc<CatalogHandle>, metrics: CallMetrics) -> Self {
-        let runtime = Runtime::new(limits, rand::random());
-        Caller { shard_id, runtime, catalog, metrics, quick: QuickProcedures::default() }
+    pub(crate) fn new(shard_id: u32, calling: &Calling) -> Self {
+        let lines = calling.log_book.lines(shard_id);
+        Caller {
+            shard_id,
+            runtime: Runtime::new(calling.limits, rand::random()).with_log(lines.clone()),
+            lines,
+            catalog: calling.catalog.clone(),
+            governor: calling.governor.clone(),
+            metrics: CallMetrics::new(calling.procedures.clone()),
+            quick: QuickProcedures::default(),
+        }
     }
 
     /// The next calls are for another shard: a runtime keeps nothing of a shard but Tokyo Tyrant's stash, which
     /// read-only calls cannot use.
     pub(crate) fn serve(&mut self, shard_id: u32) {
         self.shard_id = shard_id;
+        self.lines.serve(shard_id);
     }
 
     /// Watches the call that it runs.
@@ -87,7 +109,7 @@ impl Caller {
     ) -> Result<(CallResponse, u64), Stopped> {
         let trace = request.trace.then(Trace::begin);
         let outcome = self.invoke(request, chosen, trace.as_ref(), transaction, place)?;
-        let version = chosen.runnable.source.version;
+        let version = chosen.found.runnable.source.version;
         let steps = trace.map(steps).unwrap_or_default();
         Ok((CallResponse { steps, ..call_response(version, outcome) }, version))
     }
@@ -105,7 +127,7 @@ impl Caller {
             Err(Stopped::Failed(failure)) => Err(failure),
             Err(Stopped::TooLong) => return Err(Stopped::TooLong),
         };
-        Ok((chosen.runnable.source.version, outcome))
+        Ok((chosen.found.runnable.source.version, outcome))
     }
 
     /// Evaluates a call and says what it would write.
@@ -120,15 +142,16 @@ impl Caller {
         let trace = Trace::begin();
         let outcome = match self.invoke(request, &chosen, Some(&trace), transaction, place) {
             Ok(outcome) => Ok(outcome),
-            Err(Stopped::Failed(failure)) => Err(failure),
-            Err(Stopped::TooLong) => return Err(Stopped::TooLong),
+            // One that may not run fails as such: the procedure has done nothing.
+            Err(Stopped::Failed(failure)) if !is_refusal(failure.reason) => Err(failure),
+            Err(stopped) => return Err(stopped),
         };
         let written = match &outcome {
             Ok(_) => transaction.values_written_after(before)?,
             Err(_) => Vec::new(),
         };
         transaction.rollback_to(before);
-        let version = chosen.runnable.source.version;
+        let version = chosen.found.runnable.source.version;
         let (response, failure) = match outcome {
             Ok(outcome) => (call_response(version, outcome), None),
             Err(failure) if failure.reason == Reason::Internal => return Err(failure.into()),
@@ -157,7 +180,7 @@ impl Caller {
                 Err(Stopped::TooLong)
             }
             Err(failure) => Err(failure.into()),
-            Ok((runnable, shard_count)) => Ok(Chosen { procedure, runnable, shard_count }),
+            Ok(found) => Ok(Chosen { procedure, found }),
         }
     }
 
@@ -169,11 +192,11 @@ impl Caller {
         transaction: &mut Transaction<'_>,
         place: Place,
     ) -> Result<CallOutcome, Stopped> {
-        let scope = ShardScope { shard_id: self.shard_id, shard_count: chosen.shard_count };
+        let scope = ShardScope { shard_id: self.shard_id, shard_count: chosen.found.shard_count };
         let ProcedureName { library, function, .. } = chosen.procedure;
         let invocation = Invocation {
-            library: &chosen.runnable.source,
-            required: &chosen.runnable.required,
+            library: &chosen.found.runnable.source,
+            required: &chosen.found.runnable.required,
             function,
             declaration: chosen.declaration(),
             key: &request.key,
@@ -188,12 +211,15 @@ impl Caller {
             patience: (place == Place::Shared).then_some(SHARED_TIME),
         };
         let began = Instant::now();
+        let permit = self.governor.begin(chosen.found.called(function), began)?;
         let outcome = self.runtime.call(invocation, transaction, &scope);
-        let took = began.elapsed();
+        let (took, cpu) = (began.elapsed(), self.runtime.cpu_of_last_call());
         if place == Place::Shared && matches!(&outcome, Err(failure) if failure.reason == Reason::CallTimeout) {
+            permit.give_up(cpu, began + took);
             self.quick.record(&request.procedure, None);
             return Err(Stopped::TooLong);
         }
+        permit.end(&outcome, cpu, began + took);
         self.quick.record(&request.procedure, Some(took));
         self.metrics.record((library, function), request, &outcome, took, transaction.write_set_bytes());
         Ok(outcome?)
@@ -203,13 +229,12 @@ impl Caller {
 /// What a call runs.
 struct Chosen<'r> {
     procedure: ProcedureName<'r>,
-    runnable: Arc<Runnable>,
-    shard_count: u32,
+    found: Found,
 }
 
 impl Chosen<'_> {
     fn declaration(&self) -> Option<&ProcedureDeclaration> {
-        self.runnable.declaration(self.procedure.function)
+        self.found.runnable.declaration(self.procedure.function)
     }
 }
 

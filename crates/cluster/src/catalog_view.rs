@@ -11,6 +11,7 @@ use cirrus_storage::ShardState;
 
 use crate::CATALOG_SHARD;
 use crate::catalog::Committed;
+use crate::governor::{Called, Terms};
 use crate::library_cache::{LibraryCache, Runnable};
 use crate::procedure_name::ProcedureName;
 use crate::schedule_catalog;
@@ -22,6 +23,22 @@ pub(crate) struct CatalogHandle {
     libraries: LibraryCache,
 }
 
+/// What a call runs, by this node's catalog.
+pub(crate) struct Found {
+    pub(crate) runnable: Arc<Runnable>,
+    terms: Terms,
+    pub(crate) shard_count: u32,
+}
+
+impl Found {
+    /// As the governor knows it. Functions that the upload did not list count as one: clients choose what they ask for.
+    pub(crate) fn called<'a>(&'a self, function: &'a str) -> Called<'a> {
+        let source = &self.runnable.source;
+        let function = if self.runnable.exports(function) { function } else { "other" };
+        Called { library: &source.name, version: source.version, function, terms: self.terms }
+    }
+}
+
 impl CatalogHandle {
     /// Called once, when the node knows its cluster.
     pub(crate) fn set(&self, replication: &Arc<Replication>, shard_count: u32) {
@@ -29,7 +46,7 @@ impl CatalogHandle {
         let _ = self.replication.set((Arc::downgrade(replication), shard_count));
     }
 
-    /// What a call of the procedure for that key runs, and the shard count, once this node has applied the catalog up
+    /// What a call of the procedure for that key runs, once this node has applied the catalog up
     /// to `index`. Blocks for at most `wait`: no call may be evaluated against an older catalog than one that an
     /// upload was acknowledged with.
     pub(crate) fn runnable(
@@ -38,11 +55,11 @@ impl CatalogHandle {
         key: &[u8],
         index: u64,
         wait: Duration,
-    ) -> Result<(Arc<Runnable>, u32), Failure> {
+    ) -> Result<Found, Failure> {
         let (applied_next, state, shard_count) = self.at_least(index, wait)?;
         let view = StateView(&state);
-        let runnable = self.libraries.runnable(&Committed(&view), applied_next, procedure, key)?;
-        Ok((runnable, shard_count))
+        let (runnable, terms) = self.libraries.runnable(&Committed(&view), applied_next, procedure, key)?;
+        Ok(Found { runnable, terms, shard_count })
     }
 
     /// The schedule of that name, if its key is in the shard, once this node has applied the catalog up to `index`; and
@@ -64,8 +81,8 @@ impl CatalogHandle {
     /// Whether the procedure is declared read-only, as far as is known here now.
     pub(crate) fn is_read_only(&self, procedure: &str, key: &[u8]) -> bool {
         let Ok(procedure) = ProcedureName::parse(procedure) else { return false };
-        self.runnable(&procedure, key, 0, Duration::ZERO).is_ok_and(|(runnable, _)| {
-            runnable.declaration(procedure.function).is_some_and(|declaration| declaration.read_only)
+        self.runnable(&procedure, key, 0, Duration::ZERO).is_ok_and(|found| {
+            found.runnable.declaration(procedure.function).is_some_and(|declaration| declaration.read_only)
         })
     }
 

@@ -10,12 +10,10 @@ use cirrus_engine::{Transaction, evaluate};
 use cirrus_procedures::CallControl;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
-use cirrus_proto::limits::Limits;
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Evaluated, Evaluator, Place, Stopped};
 
-use crate::call_metrics::CallMetrics;
-use crate::caller::Caller;
+use crate::caller::{Caller, Calling};
 use crate::catalog;
 use crate::catalog_view::CatalogHandle;
 use crate::{library_catalog, schedule_catalog};
@@ -31,9 +29,8 @@ pub(crate) struct ShardEvaluator {
 }
 
 impl ShardEvaluator {
-    pub(crate) fn new(shard_id: u32, limits: Limits, catalog: Arc<CatalogHandle>, metrics: CallMetrics) -> Self {
-        let calls = Caller::new(shard_id, limits, catalog.clone(), metrics);
-        ShardEvaluator { shard_id, calls, catalog }
+    pub(crate) fn new(shard_id: u32, calling: &Calling) -> Self {
+        ShardEvaluator { shard_id, calls: Caller::new(shard_id, calling), catalog: calling.catalog.clone() }
     }
 
     /// Watches the call that it runs.
@@ -70,6 +67,9 @@ impl ShardEvaluator {
             (Some(Kind::RollbackLibrary(request)), CATALOG_SHARD) => library_catalog::rollback(request, transaction)?,
             (Some(Kind::ScheduleProcedure(request)), CATALOG_SHARD) => schedule_catalog::create(request, transaction)?,
             (Some(Kind::DeleteSchedule(request)), CATALOG_SHARD) => schedule_catalog::delete(request, transaction)?,
+            (Some(Kind::SetLibraryLimits(request)), CATALOG_SHARD) => {
+                library_catalog::set_limits(request, transaction)?
+            }
             _ => return Ok(Evaluated { reply: evaluate(command, transaction)?, procedure: None }),
         };
         Ok(Evaluated { reply: Reply { kind: Some(kind) }, procedure: None })

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cirrus_proto::internal::v1::node_client::NodeClient;
-use cirrus_proto::internal::v1::{ExecuteRequest, ExecuteResponse, JoinRequest, JoinResponse};
+use cirrus_proto::internal::v1::{ExecuteRequest, ExecuteResponse, FollowLocalLogsResponse, JoinRequest, JoinResponse};
+use cirrus_proto::v1::FollowLogsRequest;
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{MESSAGE_BYTES_MAX, endpoint};
+use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -49,6 +51,21 @@ impl Forwarder {
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         let response = self.client(address)?.execute(request).await;
         response.map(tonic::Response::into_inner).map_err(|status| failure_of(address, &status))
+    }
+
+    /// Follows what calls on the node at `address` log.
+    ///
+    /// # Errors
+    /// As [`Forwarder::execute`], at once or in the stream.
+    pub(crate) async fn follow_local_logs(
+        &self,
+        address: &str,
+        request: FollowLogsRequest,
+    ) -> Result<BoxStream<'static, Result<FollowLocalLogsResponse, Failure>>, Failure> {
+        let opened = self.client(address)?.follow_local_logs(request).await;
+        let messages = opened.map_err(|status| failure_of(address, &status))?.into_inner();
+        let address = address.to_owned();
+        Ok(messages.map_err(move |status| failure_of(&address, &status)).boxed())
     }
 
     /// Asks the node at `address` to admit this one.

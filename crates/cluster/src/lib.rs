@@ -2,7 +2,8 @@
 //!
 //! Owns: how a node creates or joins a cluster (`bootstrap`), the catalog in shard 0 (`catalog`), where a
 //! request finds its shard's leader (`node`, `forward`), reads (`query`), which nodes hold and lead a shard
-//! (`placement`), procedure libraries (`libraries`), schedules and who runs them (`schedules`, `schedule_runner`), and the evaluator that every shard's executor runs
+//! (`placement`), procedure libraries (`libraries`), schedules and who runs them (`schedules`, `schedule_runner`),
+//! which calls may run (`governor`), what they log (`log_book`, `follow_logs`), and the evaluator that every shard's executor runs
 //! (`evaluator`). It knows nothing of gRPC handlers.
 //!
 //! Invariants:
@@ -18,11 +19,14 @@ mod caller;
 pub mod catalog;
 mod catalog_view;
 mod evaluator;
+mod follow_logs;
 mod forward;
+mod governor;
 mod identity;
 mod libraries;
 mod library_cache;
 mod library_catalog;
+mod log_book;
 mod node;
 mod placement;
 mod procedure_name;
@@ -36,7 +40,10 @@ mod schedule_runner;
 mod schedules;
 mod status;
 mod sweep;
+mod token_bucket;
 
 pub use cirrus_replication::Timing;
 pub use evaluator::CATALOG_SHARD;
+pub use governor::SuspensionSettings;
+pub use log_book::LogSettings;
 pub use node::{ClusterNode, NodeConfig, Routed};

@@ -1,6 +1,6 @@
 //! Procedure libraries: stored in the catalog, and seen by every call once acknowledged.
 //!
-//! An upload, an activation or a rollback commits in the catalog at some log index. Before it is acknowledged, every data shard commits
+//! An upload, an activation, a rollback or a change of limits commits in the catalog at some log index. Before it is acknowledged, every data shard commits
 //! "calls need the catalog up to that index" in its own log. A shard's leader, this one or a later one, has
 //! applied that before it evaluates a call, and waits for its node's catalog to catch up. So no call through
 //! any node runs an older version after the acknowledgement, and calls pay no extra round for it.
@@ -15,7 +15,7 @@ use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, DeleteLibraryRequest, DeleteLibraryResponse, GetLibraryRequest,
     GetLibraryResponse, LintWarning, ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest,
     ListLibraryVersionsResponse, ReadConsistency, RollbackLibraryRequest, RollbackLibraryResponse,
-    UploadLibraryRequest, UploadLibraryResponse,
+    SetLibraryLimitsRequest, SetLibraryLimitsResponse, UploadLibraryRequest, UploadLibraryResponse,
 };
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::Executed;
@@ -72,6 +72,21 @@ impl ClusterNode {
     ) -> Result<RollbackLibraryResponse, Failure> {
         match self.change_libraries(Kind::RollbackLibrary(request), deadline).await? {
             Some(reply::Kind::RollbackLibrary(response)) => Ok(response),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Bounds what a library's calls may take of each node.
+    ///
+    /// # Errors
+    /// LIBRARY_NOT_FOUND, and those of [`ClusterNode::command`].
+    pub async fn set_library_limits(
+        &self,
+        request: SetLibraryLimitsRequest,
+        deadline: Instant,
+    ) -> Result<SetLibraryLimitsResponse, Failure> {
+        match self.change_libraries(Kind::SetLibraryLimits(request), deadline).await? {
+            Some(reply::Kind::SetLibraryLimits(response)) => Ok(response),
             other => Err(unexpected(other)),
         }
     }

@@ -12,6 +12,7 @@ use cirrus_proto::v1::{LibraryActivation, ProcedureDeclaration};
 use parking_lot::Mutex;
 
 use crate::catalog::Reads;
+use crate::governor::Terms;
 use crate::library_catalog::{self, Versioned};
 use crate::procedure_name::ProcedureName;
 
@@ -28,20 +29,27 @@ pub(crate) struct Runnable {
     /// What it requires, each behind what it requires itself.
     pub(crate) required: Vec<LibrarySource>,
     declarations: Vec<ProcedureDeclaration>,
+    /// Sorted.
+    functions: Vec<String>,
 }
 
 impl Runnable {
     fn new(reads: &dyn Reads, versioned: Versioned) -> Result<Arc<Self>, Failure> {
-        let declarations = versioned.header.declarations.clone();
+        let (declarations, functions) = (versioned.header.declarations.clone(), versioned.header.functions.clone());
         let source = versioned.into_source();
         let required = library_catalog::required(reads, &source)?;
-        Ok(Arc::new(Runnable { source, required, declarations }))
+        Ok(Arc::new(Runnable { source, required, declarations, functions }))
     }
 
     /// What the library declares of a function.
     pub(crate) fn declaration(&self, function: &str) -> Option<&ProcedureDeclaration> {
         let place = self.declarations.binary_search_by(|declaration| declaration.name.as_str().cmp(function));
         place.ok().map(|place| &self.declarations[place])
+    }
+
+    /// Whether the upload found a function of that name.
+    pub(crate) fn exports(&self, function: &str) -> bool {
+        self.functions.binary_search_by(|listed| listed.as_str().cmp(function)).is_ok()
     }
 
     fn source_bytes(&self) -> usize {
@@ -63,12 +71,13 @@ struct Kept {
 
 #[derive(Default)]
 struct Library {
-    activation: Option<LibraryActivation>,
+    /// What calls run that pin no version, and what all may.
+    entry: Option<(LibraryActivation, Terms)>,
     versions: HashMap<u64, Arc<Runnable>>,
 }
 
 impl LibraryCache {
-    /// What a call of the procedure for that key runs. `applied_next` was read before `reads`, so what is read is at
+    /// What a call of the procedure for that key runs, and what it may. `applied_next` was read before `reads`, so what is read is at
     /// least as new.
     ///
     /// # Errors
@@ -79,31 +88,33 @@ impl LibraryCache {
         applied_next: u64,
         procedure: &ProcedureName<'_>,
         key: &[u8],
-    ) -> Result<Arc<Runnable>, Failure> {
+    ) -> Result<(Arc<Runnable>, Terms), Failure> {
         let mut kept = self.0.lock();
         if kept.applied_next < applied_next || kept.is_full() {
             *kept = Kept { applied_next, ..Kept::default() };
         }
         let name = procedure.library;
-        let known = kept.libraries.get(name);
-        let version = match (procedure.version, known.and_then(|known| known.activation.as_ref())) {
-            (Some(version), _) => version,
-            (None, Some(activation)) => library_catalog::version_for(name, activation, key),
-            (None, None) => {
+        let chosen = |activation: &LibraryActivation| {
+            procedure.version.unwrap_or_else(|| library_catalog::version_for(name, activation, key))
+        };
+        let (version, terms) = match kept.libraries.get(name).and_then(|known| known.entry.as_ref()) {
+            Some((activation, terms)) => (chosen(activation), *terms),
+            None => {
                 let active = library_catalog::active(reads, name)?;
-                let activation = active.activation;
-                let version = library_catalog::version_for(name, &activation, key);
-                kept.library(name).activation = Some(activation);
+                let terms = Terms::of(&active.activation, active.limits());
+                let version = chosen(&active.activation);
+                kept.library(name).entry = Some((active.activation, terms));
                 if version == active.versioned.header.version {
-                    return kept.keep(Runnable::new(reads, active.versioned)?);
+                    return Ok((kept.keep(Runnable::new(reads, active.versioned)?), terms));
                 }
-                version
+                (version, terms)
             }
         };
-        match kept.libraries.get(name).and_then(|known| known.versions.get(&version)) {
-            Some(runnable) => Ok(runnable.clone()),
+        let runnable = match kept.libraries.get(name).and_then(|known| known.versions.get(&version)) {
+            Some(runnable) => runnable.clone(),
             None => kept.keep(Runnable::new(reads, library_catalog::version(reads, name, version)?)?),
-        }
+        };
+        Ok((runnable, terms))
     }
 }
 
@@ -116,12 +127,12 @@ impl Kept {
         self.libraries.entry(name.to_owned()).or_default()
     }
 
-    fn keep(&mut self, runnable: Arc<Runnable>) -> Result<Arc<Runnable>, Failure> {
+    fn keep(&mut self, runnable: Arc<Runnable>) -> Arc<Runnable> {
         self.source_bytes += runnable.source_bytes();
         self.versions += 1;
         let LibrarySource { name, version, .. } = &runnable.source;
         self.library(name).versions.insert(*version, runnable.clone());
-        Ok(runnable)
+        runnable
     }
 }
 
@@ -157,7 +168,7 @@ mod tests {
         let version = |view: &MemoryView, applied_next, procedure| {
             let procedure = ProcedureName::parse(procedure).unwrap();
             let runnable = cache.runnable(&Committed(view), applied_next, &procedure, b"k");
-            runnable.map(|runnable| runnable.source.version).map_err(|failure| failure.reason)
+            runnable.map(|(runnable, _)| runnable.source.version).map_err(|failure| failure.reason)
         };
         assert!(version(&view, 1, "l.f").is_err());
         upload(&mut view, "---@procedure f\n---@read_only\nfunction f() end");
@@ -175,7 +186,7 @@ mod tests {
         let procedure = ProcedureName::parse("l.f").unwrap();
         let mut seen = [0; 3];
         for key in 0..100u8 {
-            let runnable = cache.runnable(&Committed(&view), 4, &procedure, &[key]).unwrap();
+            let (runnable, _) = cache.runnable(&Committed(&view), 4, &procedure, &[key]).unwrap();
             seen[runnable.source.version as usize] += 1;
             let declared = runnable.declaration("f").is_some_and(|declaration| declaration.read_only);
             assert_eq!(declared, runnable.source.version == 1);

@@ -95,9 +95,17 @@ fn share_of(name: &str, canary_version: u64, key: &[u8]) -> u32 {
 ///
 /// # Errors
 /// INTERNAL where the state is unreadable.
-pub(crate) fn libraries(reads: &dyn Reads) -> Result<Vec<v1::Library>, Failure> {
-    let stored = reads.entries(LIBRARY_PREFIX)?.into_iter();
-    stored.map(|(_, value)| Ok(Active::new(decode("library", value)?)?.versioned.header)).collect()
+pub(crate) fn libraries(reads: &dyn Reads) -> Result<v1::ListLibrariesResponse, Failure> {
+    let mut response = v1::ListLibrariesResponse::default();
+    for (_, value) in reads.entries(LIBRARY_PREFIX)? {
+        let active = Active::new(decode("library", value)?)?;
+        let header = active.versioned.header;
+        if let Some(limits) = active.history.limits.filter(|limits| limits.concurrency > 0 || limits.cpu_percent > 0) {
+            response.limits.insert(header.name.clone(), limits);
+        }
+        response.libraries.push(header);
+    }
+    Ok(response)
 }
 
 /// Every version of a library, and what was activated.
@@ -112,7 +120,8 @@ pub(crate) fn versions(reads: &dyn Reads, name: &str) -> Result<v1::ListLibraryV
     }
     let mut previous = active.history.previous;
     previous.reverse();
-    Ok(v1::ListLibraryVersionsResponse { versions, activation: Some(active.activation), previous })
+    let (activation, limits) = (Some(active.activation), active.history.limits);
+    Ok(v1::ListLibraryVersionsResponse { versions, activation, previous, limits })
 }
 
 fn headers(reads: &dyn Reads, name: &str) -> Result<Vec<v1::Library>, Failure> {
@@ -162,6 +171,11 @@ pub(crate) struct Active {
 }
 
 impl Active {
+    /// What the library's calls may take of each node, where that was ever set.
+    pub(crate) fn limits(&self) -> Option<&v1::LibraryLimits> {
+        self.history.limits.as_ref()
+    }
+
     fn new(stored: pb::StoredLibrary) -> Result<Self, Failure> {
         let header = stored.library.ok_or_else(|| Failure::internal("the catalog has a library without a header"))?;
         let alone = stored.history.is_none();
@@ -171,8 +185,8 @@ impl Active {
                 activated_at_ms: header.uploaded_at_ms,
                 ..Default::default()
             }),
-            previous: Vec::new(),
             last_version: header.version,
+            ..Default::default()
         });
         let activation = history.activation.clone().unwrap_or_default();
         Ok(Active { versioned: Versioned { header, source: stored.source }, activation, history, alone })
@@ -338,6 +352,24 @@ pub(crate) fn rollback(
     write(versioned, active.history, transaction)?;
     let response = v1::RollbackLibraryResponse { activation: Some(activation), undone: Some(undone) };
     Ok(reply::Kind::RollbackLibrary(response))
+}
+
+/// Bounds what the library's calls may take, whichever version they run.
+pub(crate) fn set_limits(
+    request: &v1::SetLibraryLimitsRequest,
+    transaction: &mut Transaction<'_>,
+) -> Result<reply::Kind, Failure> {
+    let mut active = load(&request.name, transaction)?.ok_or_else(|| library_not_found(&request.name))?;
+    let before = active.history.limits.take().unwrap_or_default();
+    let limits = v1::LibraryLimits {
+        concurrency: request.concurrency.unwrap_or(before.concurrency),
+        cpu_percent: request.cpu_percent.unwrap_or(before.cpu_percent),
+        set_at_ms: transaction.now_ms(),
+        set_by: request.set_by.clone(),
+    };
+    active.history.limits = Some(limits.clone());
+    write(active.versioned, active.history, transaction)?;
+    Ok(reply::Kind::SetLibraryLimits(v1::SetLibraryLimitsResponse { limits: Some(limits) }))
 }
 
 /// Removes one version, or the library. Version numbers that were used stay used.

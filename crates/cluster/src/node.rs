@@ -15,14 +15,17 @@ use cirrus_replication::{Executed, LeaderView, Node, Replication, ReplicationCon
 use cirrus_storage::StorageConfig;
 use tokio::task::JoinSet;
 
-use crate::call_metrics::{self, CallMetrics, KnownProcedures};
+use crate::call_metrics::{self, KnownProcedures};
+use crate::caller::Calling;
 use crate::catalog_view::CatalogHandle;
 use crate::evaluator::{CATALOG_SHARD, ShardEvaluator};
 use crate::forward::Forwarder;
+use crate::governor::{Governor, SuspensionSettings};
+use crate::log_book::{self, LogBook, LogSettings};
 use crate::query::run_query;
 use crate::read_calls::ReadCalls;
 use crate::running_calls::{CallControls, RuntimeId};
-use crate::{bootstrap, placement, schedule_metrics, schedule_runner, sweep};
+use crate::{bootstrap, governor, placement, schedule_metrics, schedule_runner, sweep};
 
 /// How long a request waits between looks for a leader.
 const LEADER_POLL: Duration = Duration::from_millis(25);
@@ -51,6 +54,10 @@ pub struct NodeConfig {
     pub timing: Timing,
     /// Caches and buffers.
     pub storage: StorageConfig,
+    /// When procedures are suspended.
+    pub suspension: SuspensionSettings,
+    /// How much is kept and told of what calls log.
+    pub logs: LogSettings,
 }
 
 /// A result, and where it came from.
@@ -96,6 +103,8 @@ pub struct ClusterNode {
     pub(crate) membership: OnceLock<Membership>,
     pub(crate) calls: Arc<CallControls>,
     read_calls: ReadCalls,
+    pub(crate) governor: Arc<Governor>,
+    pub(crate) log_book: Arc<LogBook>,
     hints: LeaderHints,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -118,13 +127,23 @@ impl ClusterNode {
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|error| Failure::internal(format!("{}: {error}", config.data_dir.display())))?;
         let catalog = Arc::new(CatalogHandle::default());
-        let (limits, for_evaluators) = (config.limits, catalog.clone());
+        let limits = config.limits;
         let procedures = Arc::new(KnownProcedures::default());
+        let governor = Arc::new(Governor::new(config.suspension, procedures.clone()));
+        let log_book = LogBook::new(config.node_id, config.logs);
+        let calling = Calling {
+            limits,
+            catalog: catalog.clone(),
+            procedures,
+            governor: governor.clone(),
+            log_book: log_book.clone(),
+        };
         let calls = Arc::new(CallControls::default());
-        let read_calls = ReadCalls::new(limits, catalog.clone(), procedures.clone(), calls.clone());
+        let read_calls = ReadCalls::new(calling.clone(), calls.clone());
         let controls = calls.clone();
         call_metrics::describe();
         schedule_metrics::describe();
+        log_book::describe();
         let (replication, wanted) = Replication::open(
             ReplicationConfig {
                 node_id: config.node_id,
@@ -134,8 +153,7 @@ impl ClusterNode {
                 storage: config.storage.clone(),
             },
             Arc::new(move |shard_id| {
-                let metrics = CallMetrics::new(procedures.clone());
-                let evaluator = ShardEvaluator::new(shard_id, limits, for_evaluators.clone(), metrics);
+                let evaluator = ShardEvaluator::new(shard_id, &calling);
                 controls.register(RuntimeId::Shard(shard_id), evaluator.control());
                 Box::new(evaluator)
             }),
@@ -148,6 +166,8 @@ impl ClusterNode {
             membership: OnceLock::new(),
             calls,
             read_calls,
+            governor,
+            log_book,
             hints: LeaderHints::default(),
             tasks: parking_lot::Mutex::new(JoinSet::new()),
         });
@@ -160,6 +180,7 @@ impl ClusterNode {
         tasks.spawn(placement::run(node.clone()));
         tasks.spawn(sweep::run(node.clone()));
         tasks.spawn(schedule_runner::run(node.clone()));
+        tasks.spawn(governor::tidy_up(node.governor.clone()));
         drop(tasks);
         Ok(node)
     }
@@ -211,17 +232,18 @@ impl ClusterNode {
     /// `None` where this node does not lead the shard: then use [`ClusterNode::command`].
     ///
     /// # Errors
-    /// As [`Shard::submit`].
+    /// As [`Shard::submit`]; PROCEDURE_SUSPENDED, LIBRARY_BUDGET_EXCEEDED.
     pub fn submit(&self, shard_id: u32, command: Command, deadline: Instant) -> Option<Result<Submitted, Failure>> {
-        Some(self.local_leader(shard_id)?.submit(command, deadline))
+        let shard = self.local_leader(shard_id)?;
+        Some(self.admit_command(&shard, &command).and_then(|()| shard.submit(command, deadline)))
     }
 
     /// Runs a command on its shard's leader, here or, if `may_forward`, on another node. Waits for an
     /// election to end, until the deadline.
     ///
     /// # Errors
-    /// The command's own; NOT_LEADER, NO_LEADER, MAILBOX_FULL, DEADLINE_EXCEEDED: nothing happened;
-    /// OUTCOME_UNKNOWN.
+    /// The command's own; NOT_LEADER, NO_LEADER, MAILBOX_FULL, PROCEDURE_SUSPENDED, LIBRARY_BUSY,
+    /// LIBRARY_BUDGET_EXCEEDED, DEADLINE_EXCEEDED: nothing happened; OUTCOME_UNKNOWN.
     pub async fn command(
         &self,
         shard_id: u32,
@@ -246,6 +268,7 @@ impl ClusterNode {
     ) -> Result<Routed<Executed>, Failure> {
         loop {
             let failure = if let Some(shard) = self.local_leader(shard_id) {
+                self.admit_command(&shard, &command)?;
                 // The copy is cheap: keys and values are shared, not copied.
                 match shard.execute(command.clone(), deadline).await {
                     Ok(executed) => return Ok(Routed { value: executed, leader_address: None }),

@@ -7,7 +7,7 @@ use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::query::Kind;
 use cirrus_proto::internal::v1::{Query, QueryResult, ScheduleList, ScheduleProgressResult, query_result};
 use cirrus_proto::limits::Limits;
-use cirrus_proto::v1::{GetLibraryResponse, ListLibrariesResponse, ReadConsistency};
+use cirrus_proto::v1::{GetLibraryResponse, ReadConsistency};
 use cirrus_replication::{Shard, wall_clock};
 
 use crate::catalog::Committed;
@@ -43,9 +43,7 @@ fn read(shard: &Shard, query: &Query, limits: &Limits) -> Result<QueryResult, Fa
         Some(Kind::Get(request)) => query_result::Kind::Get(get(&view, now_ms(&view)?, request, limits)?),
         Some(Kind::Scan(request)) => query_result::Kind::Scan(shard_scan(&view, now_ms(&view)?, request, limits)?),
         Some(Kind::ListLibraries(_)) if shard.id() == CATALOG_SHARD => {
-            query_result::Kind::ListLibraries(ListLibrariesResponse {
-                libraries: library_catalog::libraries(&Committed(&view))?,
-            })
+            query_result::Kind::ListLibraries(library_catalog::libraries(&Committed(&view))?)
         }
         Some(Kind::GetLibrary(request)) if shard.id() == CATALOG_SHARD => {
             let (reads, name) = (Committed(&view), &request.name);

@@ -6,16 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cirrus_engine::{ShardHead, Transaction};
-use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{CallRequest, CallResponse};
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Shard, SnapshotView, Stopped, wall_clock};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::call_metrics::{CallMetrics, KnownProcedures};
-use crate::caller::Caller;
-use crate::catalog_view::CatalogHandle;
+use crate::caller::{Caller, Calling};
 use crate::running_calls::{CallControls, RuntimeId};
 
 /// Read-only calls that run at once for each of the machine's cores. Two, so that one that waits for the disk leaves
@@ -24,9 +21,7 @@ const CALLS_PER_CORE: usize = 2;
 
 /// This node's read-only calls.
 pub(crate) struct ReadCalls {
-    limits: Limits,
-    catalog: Arc<CatalogHandle>,
-    procedures: Arc<KnownProcedures>,
+    calling: Calling,
     controls: Arc<CallControls>,
     places: Arc<Semaphore>,
     /// Runtimes that run nothing now, and how many were made.
@@ -34,33 +29,30 @@ pub(crate) struct ReadCalls {
 }
 
 impl ReadCalls {
-    pub(crate) fn new(
-        limits: Limits,
-        catalog: Arc<CatalogHandle>,
-        procedures: Arc<KnownProcedures>,
-        controls: Arc<CallControls>,
-    ) -> Self {
+    pub(crate) fn new(calling: Calling, controls: Arc<CallControls>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let places = Arc::new(Semaphore::new(cores * CALLS_PER_CORE));
-        ReadCalls { limits, catalog, procedures, controls, places, idle: Arc::default() }
+        ReadCalls { calling, controls, places, idle: Arc::default() }
     }
 
     /// Runs the call on the newest state of this node's replica. Waits for its turn until the deadline.
     ///
     /// # Errors
-    /// NOT_READ_ONLY where the version that is to run does not declare the function so; DEADLINE_EXCEEDED; the
-    /// call's own.
+    /// NOT_READ_ONLY where the version that is to run does not declare the function so; PROCEDURE_SUSPENDED,
+    /// LIBRARY_BUSY, LIBRARY_BUDGET_EXCEEDED; DEADLINE_EXCEEDED; the call's own.
     pub(crate) async fn run(
         &self,
         shard: &Shard,
         request: CallRequest,
         deadline: Instant,
     ) -> Result<CallResponse, Failure> {
+        self.calling.governor.admit_arriving(&self.calling.catalog, shard, &request)?;
         let late = || Failure::new(Reason::DeadlineExceeded, "the deadline passed while the call waited for its turn");
         let waiting = tokio::time::timeout_at(deadline.into(), self.places.clone().acquire_owned());
         let place = waiting.await.map_err(|_| late())?.map_err(Failure::internal)?;
         let mut caller = self.caller();
-        let (shard_id, state, limits, idle) = (shard.id(), shard.state().clone(), self.limits, self.idle.clone());
+        let (shard_id, state, limits, idle) =
+            (shard.id(), shard.state().clone(), self.calling.limits, self.idle.clone());
         let called = tokio::task::spawn_blocking(move || {
             let _place = place;
             caller.serve(shard_id);
@@ -89,8 +81,7 @@ impl ReadCalls {
         }
         let number = idle.1;
         idle.1 += 1;
-        let metrics = CallMetrics::new(self.procedures.clone());
-        let caller = Caller::new(0, self.limits, self.catalog.clone(), metrics);
+        let caller = Caller::new(0, &self.calling);
         self.controls.register(RuntimeId::Reader(number), caller.control());
         caller
     }

@@ -97,14 +97,20 @@ impl CallId {
 }
 
 impl ClusterNode {
-    /// The calls that run on this node now.
+    /// The calls that run on this node now, and what it has suspended.
     pub fn local_running_calls(&self) -> ListRunningCallsResponse {
+        let node_id = self.config.node_id;
         // A node that belongs to no cluster runs no calls.
-        let calls = self.membership.get().map(|cluster| self.calls.running(self.config.node_id, cluster.shard_count));
-        ListRunningCallsResponse { calls: calls.unwrap_or_default(), unreachable_node_ids: Vec::new() }
+        let calls = self.membership.get().map(|cluster| self.calls.running(node_id, cluster.shard_count));
+        ListRunningCallsResponse {
+            calls: calls.unwrap_or_default(),
+            unreachable_node_ids: Vec::new(),
+            suspended: self.governor.suspended(node_id, Instant::now()),
+        }
     }
 
-    /// The calls that run on any node that answers before the deadline, the longest first.
+    /// The calls that run on any node that answers before the deadline, the longest first, and what these nodes have
+    /// suspended.
     pub async fn list_running_calls(&self, deadline: Instant) -> ListRunningCallsResponse {
         let asked = self.members().into_iter().map(|(id, node)| async move {
             if id == self.config.node_id {
@@ -125,11 +131,16 @@ impl ClusterNode {
         let mut all = ListRunningCallsResponse::default();
         for (id, response) in futures::future::join_all(asked).await {
             match response {
-                Some(response) => all.calls.extend(response.calls),
+                Some(response) => {
+                    all.calls.extend(response.calls);
+                    all.suspended.extend(response.suspended);
+                }
                 None => all.unreachable_node_ids.push(id),
             }
         }
         all.calls.sort_by_key(|call| std::cmp::Reverse(call.running_us));
+        // Of one procedure, the nodes follow in the order in which they were asked.
+        all.suspended.sort_by(|a, b| a.procedure.cmp(&b.procedure));
         all
     }
 

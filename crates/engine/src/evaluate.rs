@@ -37,6 +37,7 @@ fn run(command: &Command, tx: &mut Transaction<'_>) -> Result<reply::Kind, Failu
             | Kind::ScheduleProcedure(_)
             | Kind::DeleteSchedule(_)
             | Kind::RunSchedule(_)
+            | Kind::SetLibraryLimits(_)
             | Kind::RegisterNode(_)
             | Kind::CreateCluster(_)
             | Kind::RequireCatalog(_),

@@ -30,6 +30,7 @@ pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
             | Kind::ScheduleProcedure(_)
             | Kind::DeleteSchedule(_)
             | Kind::RunSchedule(_)
+            | Kind::SetLibraryLimits(_)
             | Kind::RegisterNode(_)
             | Kind::CreateCluster(_)
             | Kind::RequireCatalog(_)

@@ -89,6 +89,7 @@ pub fn request_id(command: &Command) -> Option<&RequestId> {
         Kind::RollbackLibrary(request) => request.request_id.as_ref(),
         Kind::ScheduleProcedure(request) => request.request_id.as_ref(),
         Kind::DeleteSchedule(request) => request.request_id.as_ref(),
+        Kind::SetLibraryLimits(request) => request.request_id.as_ref(),
         Kind::RegisterNode(_)
         | Kind::CreateCluster(_)
         | Kind::RequireCatalog(_)
@@ -284,6 +285,7 @@ fn fingerprint(command: &Command) -> [u8; 32] {
         Some(Kind::RollbackLibrary(request)) => request.request_id = None,
         Some(Kind::ScheduleProcedure(request)) => request.request_id = None,
         Some(Kind::DeleteSchedule(request)) => request.request_id = None,
+        Some(Kind::SetLibraryLimits(request)) => request.request_id = None,
         Some(
             Kind::RegisterNode(_)
             | Kind::CreateCluster(_)

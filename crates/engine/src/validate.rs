@@ -9,8 +9,9 @@ use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::{
     ActivateLibraryRequest, BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, LibraryPin,
-    MissedTicks, PutRequest, ReadConsistency, RequestId, ScheduleProcedureRequest, TransactOperation, TransactRequest,
-    WriteCondition, WriteOperation, transact_operation, write_condition, write_operation,
+    MissedTicks, PutRequest, ReadConsistency, RequestId, ScheduleProcedureRequest, SetLibraryLimitsRequest,
+    TransactOperation, TransactRequest, WriteCondition, WriteOperation, transact_operation, write_condition,
+    write_operation,
 };
 use cirrus_proto::value::VALUE_DEPTH_MAX;
 use cirrus_proto::{Failure, Reason};
@@ -28,6 +29,12 @@ const PINS_MAX: usize = 16;
 
 /// Most keys and arguments of a call behind its first key.
 const ARGUMENTS_MAX: usize = 1000;
+
+/// As many as a node may have shards.
+const CONCURRENCY_MAX: u32 = 1024;
+
+/// A hundred cores.
+const CPU_PERCENT_MAX: u32 = 10_000;
 
 /// Shortest and longest interval of a schedule, milliseconds.
 const EVERY_MS: RangeInclusive<u64> = 100..=366 * 24 * 60 * 60 * 1000;
@@ -69,6 +76,7 @@ pub fn validate(command: &Command, limits: &Limits) -> Result<(), Failure> {
         Some(Kind::ScheduleProcedure(request)) => schedule(request, limits),
         Some(Kind::DeleteSchedule(request)) => name(&request.name),
         Some(Kind::RunSchedule(request)) => name(&request.name),
+        Some(Kind::SetLibraryLimits(request)) => library_limits(request),
         Some(Kind::SweepExpired(request)) if request.limit == 0 => {
             Err(Failure::invalid_field("limit", "must be at least 1"))
         }
@@ -310,6 +318,22 @@ fn pins(pins: &[LibraryPin]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn library_limits(request: &SetLibraryLimitsRequest) -> Result<(), Failure> {
+    name(&request.name)?;
+    if request.concurrency.is_none() && request.cpu_percent.is_none() {
+        return Err(Failure::invalid_field("concurrency", "it or cpu_percent must be set"));
+    }
+    for (field, value, most) in
+        [("concurrency", request.concurrency, CONCURRENCY_MAX), ("cpu_percent", request.cpu_percent, CPU_PERCENT_MAX)]
+    {
+        if let Some(actual) = value.filter(|&value| value > most) {
+            let problem = format!("must be 1 to {most}, or 0 for no limit, not {actual}");
+            return Err(Failure::invalid_field(field, problem).with("actual", actual).with("limit", most));
+        }
+    }
+    author("set_by", &request.set_by)
 }
 
 fn author(field: &'static str, author: &str) -> Result<(), Failure> {

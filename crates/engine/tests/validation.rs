@@ -14,8 +14,8 @@ use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::write_condition::Kind as Condition;
 use cirrus_proto::v1::{
     BatchRequest, CallRequest, Compare, DeleteLibraryRequest, DeleteRequest, DeleteScheduleRequest, GetRequest,
-    LibraryPin, PutRequest, ScheduleProcedureRequest, TransactOperation, TransactRequest, UploadLibraryRequest,
-    WriteCondition, WriteOperation, transact_operation, write_operation,
+    LibraryPin, PutRequest, ScheduleProcedureRequest, SetLibraryLimitsRequest, TransactOperation, TransactRequest,
+    UploadLibraryRequest, WriteCondition, WriteOperation, transact_operation, write_operation,
 };
 use shard::{bytes, condition, delete, increment, put, request_id};
 
@@ -56,6 +56,11 @@ fn library(name: &str, source_bytes: usize) -> UploadLibraryRequest {
     UploadLibraryRequest { name: name.into(), source: vec![b' '; source_bytes].into(), ..Default::default() }
 }
 
+fn limits(name: &str, concurrency: Option<u32>, cpu_percent: Option<u32>) -> Kind {
+    let name = name.to_owned();
+    Kind::SetLibraryLimits(SetLibraryLimitsRequest { name, concurrency, cpu_percent, ..Default::default() })
+}
+
 #[test]
 fn what_is_right_passes() {
     use write_operation::Operation::{Delete, Increment, Put};
@@ -69,6 +74,8 @@ fn what_is_right_passes() {
         Kind::Call(call("library.function")),
         Kind::UploadLibrary(library("Lib_1-x", 256 * 1024)),
         Kind::UploadLibrary(pinned(&[("a", 1), ("b", 7)])),
+        limits("l", Some(0), None),
+        limits("l", Some(1024), Some(10_000)),
         Kind::SweepExpired(SweepExpired { limit: 1 }),
         Kind::ScheduleProcedure(schedule(100)),
         Kind::ScheduleProcedure(ScheduleProcedureRequest {
@@ -170,6 +177,10 @@ fn what_is_wrong_is_refused_with_its_reason_and_field() {
             Reason::InvalidField,
             "name",
         ),
+        (limits("", Some(1), None), Reason::InvalidField, "name"),
+        (limits("l", None, None), Reason::InvalidField, "concurrency"),
+        (limits("l", Some(1025), None), Reason::InvalidField, "concurrency"),
+        (limits("l", Some(1), Some(10_001)), Reason::InvalidField, "cpu_percent"),
         (Kind::SweepExpired(SweepExpired { limit: 0 }), Reason::InvalidField, "limit"),
         (Kind::ScheduleProcedure(schedule(99)), Reason::InvalidField, "every_ms"),
         (Kind::ScheduleProcedure(schedule(366 * 86_400_000 + 1)), Reason::InvalidField, "every_ms"),

@@ -43,6 +43,7 @@
 
 mod api;
 mod budget;
+mod call_log;
 mod control;
 mod declarations;
 mod library;
@@ -63,6 +64,7 @@ mod trouble;
 mod types;
 mod values;
 
+pub use call_log::{LogLevel, LogLine, LogSink};
 pub use control::{CallControl, RunningCall};
 pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_name, inspect};
 pub use lint::{WARNINGS_MAX, Warning, lint};

@@ -71,7 +71,6 @@ pub(crate) struct Machine {
     context: Arc<Context>,
     /// `apply(function, arguments, count)`: calls with arguments that mlua would not pass on as they are.
     apply: Function,
-    surroundings: Surroundings,
 }
 
 /// What a procedure is called with.
@@ -159,7 +158,6 @@ impl Machine {
             bounds,
             context,
             apply: function("apply")?,
-            surroundings,
             lua,
         })
     }
@@ -202,7 +200,7 @@ impl Machine {
         self.bounds.memory_bytes.store(limits.call_memory_bytes, Relaxed);
         self.lua.set_memory_limit(self.lua.used_memory() + limits.call_memory_bytes)?;
         if self.seeded.swap(false, Relaxed) {
-            self.seed.call::<()>(self.surroundings.random() as i32)?;
+            self.seed.call::<()>(self.bounds.surroundings.random() as i32)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use mlua::{Function, Value};
 
 use crate::api::Access;
 use crate::api::tyrant::stash::Stash;
+use crate::call_log::{CallLog, LogSink};
 use crate::control::CallControl;
 use crate::library::{LibrarySource, compile, is_export_name};
 use crate::machine::{Machine, Parameters};
@@ -93,7 +95,10 @@ pub struct Runtime {
     limits: Limits,
     control: Arc<CallControl>,
     surroundings: Surroundings,
+    log: Option<Arc<dyn LogSink>>,
     machine: Option<Machine>,
+    /// CPU time of the last call, however it ended.
+    cpu: Duration,
     /// Heap of the machine after it last collected its garbage, bytes.
     idle_bytes: usize,
     /// The latest used first.
@@ -130,7 +135,9 @@ impl Runtime {
             limits,
             control: Arc::new(CallControl::new(sequence)),
             surroundings,
+            log: None,
             machine: None,
+            cpu: Duration::ZERO,
             idle_bytes: 0,
             libraries: Vec::new(),
             stash: Stash::default(),
@@ -147,9 +154,20 @@ impl Runtime {
         Ok(())
     }
 
+    /// The same runtime, with somebody who takes the lines that its calls log. They go to the node's log in any case.
+    #[must_use]
+    pub fn with_log(self, log: Arc<dyn LogSink>) -> Self {
+        Runtime { log: Some(log), ..self }
+    }
+
     /// Watches the running call, and kills it.
     pub fn control(&self) -> Arc<CallControl> {
         self.control.clone()
+    }
+
+    /// CPU time that the last call used, also where it failed, as [`CallOutcome::cpu`] is measured.
+    pub fn cpu_of_last_call(&self) -> Duration {
+        self.cpu
     }
 
     /// Calls the function with the keys and the arguments in a new environment, held to what it declares. What it writes
@@ -178,6 +196,7 @@ impl Runtime {
         transaction.set_read_only(declaration.is_some_and(|declaration| declaration.read_only));
         // Scripts are hostile input to a large virtual machine: a fault in it costs the call, not the shard.
         self.control.begin(&invocation);
+        self.cpu = Duration::ZERO;
         let called = catch_unwind(AssertUnwindSafe(|| self.attempt(invocation, transaction, scope)));
         transaction.set_read_only(false);
         let outcome = called.unwrap_or_else(|_| {
@@ -214,7 +233,9 @@ impl Runtime {
         let Some(machine) = &self.machine else { return Err(Failure::internal("the runtime has no machine")) };
         let libraries = &mut self.libraries;
         let budget = machine.budget();
-        let mut access = Access::new(transaction, scope, budget, &library.name, function, trace, &mut self.stash);
+        let sink = self.log.as_deref();
+        let log = CallLog::new((&library.name, library.version), function, sink, invocation.patience.is_some());
+        let mut access = Access::new(transaction, scope, budget, log, trace, &mut self.stash);
         access.surroundings = self.surroundings.clone();
         let heap_bytes = machine.used_bytes();
         machine.begin(&limits, invocation.patience).map_err(Failure::internal)?;
@@ -234,6 +255,12 @@ impl Runtime {
             machine.call(&function, &defined.environment, parameters, &mut access, typed_result, result_bytes_max)
         })();
         let cpu = budget.used();
+        self.cpu = cpu;
+        let was_killed = self.control.killed().load(Ordering::Relaxed);
+        // One that was given up runs again, and logs the same.
+        if invocation.patience.is_none() || was_killed || !budget.is_exhausted() {
+            access.log.release();
+        }
         if budget.is_exhausted() {
             return Err(call_timeout(&library.name, function, Duration::from_millis(limits.call_cpu_ms)));
         }

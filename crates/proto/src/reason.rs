@@ -111,6 +111,12 @@ reasons! {
     CallMemory = "CALL_MEMORY", Aborted, FixRequest;
     /// The procedure's result is longer than the limit.
     ResultTooLarge = "RESULT_TOO_LARGE", Aborted, FixRequest;
+    /// Calls of the procedure were killed again and again on this node, which answers them itself for a while.
+    ProcedureSuspended = "PROCEDURE_SUSPENDED", ResourceExhausted, Retry;
+    /// As many calls of the library run on the node as its limits allow.
+    LibraryBusy = "LIBRARY_BUSY", ResourceExhausted, Retry;
+    /// The library's calls have used up their share of the node's CPU time.
+    LibraryBudgetExceeded = "LIBRARY_BUDGET_EXCEEDED", ResourceExhausted, Retry;
     /// The shard's mailbox is full.
     MailboxFull = "MAILBOX_FULL", ResourceExhausted, Retry;
     /// The node holds too many connections or requests.

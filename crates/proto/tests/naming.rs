@@ -135,7 +135,8 @@ fn check_message(message: &MessageDescriptor, complaints: &mut Vec<String>) {
         let field = field.name();
         require(is_lower_snake_case(field), complaints, || format!("{name}: field {field} is not lower_snake_case"));
     }
-    for oneof in message.oneofs() {
+    // An optional field makes a oneof that nobody named.
+    for oneof in message.oneofs().filter(|oneof| !oneof.is_synthetic()) {
         let oneof = oneof.name();
         require(is_lower_snake_case(oneof), complaints, || format!("{name}: oneof {oneof} is not lower_snake_case"));
     }

@@ -231,7 +231,7 @@ impl<E: Evaluator> Bench<E> {
                     break;
                 }
                 Err(Stopped::TooLong) => Err(Failure::internal("a command gave up its own thread")),
-                Err(Stopped::Failed(failure)) if was_killed(failure.reason) => {
+                Err(Stopped::Failed(failure)) if is_final(failure.reason) => {
                     envelope.answer(Err(failure));
                     continue;
                 }
@@ -286,9 +286,18 @@ impl Batch {
 }
 
 /// Whether the failure says nothing of the state, whatever the command read, so that its caller need not wait for a
-/// commit. Nor should it: where leadership was lost meanwhile, the command would be sent on, and run once more.
-fn was_killed(reason: Reason) -> bool {
-    matches!(reason, Reason::CallKilled | Reason::CallTimeout | Reason::CallMemory)
+/// commit: the call was killed, or did not run. Nor should it: where leadership was lost meanwhile, the command would be
+/// sent on, and run once more.
+fn is_final(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::CallKilled
+            | Reason::CallTimeout
+            | Reason::CallMemory
+            | Reason::ProcedureSuspended
+            | Reason::LibraryBusy
+            | Reason::LibraryBudgetExceeded
+    )
 }
 
 fn effect_bytes(effect: &pb::Effect) -> usize {

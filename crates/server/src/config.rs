@@ -10,7 +10,9 @@
 //! platforms set such names for their own purposes, and the client commands have variables of theirs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use cirrus_cluster::{LogSettings, SuspensionSettings};
 use cirrus_proto::limits::Limits;
 use cirrus_replication::Timing;
 use cirrus_storage::StorageConfig;
@@ -52,6 +54,8 @@ pub struct ServerConfig {
     pub replication: ReplicationSection,
     /// What requests and connections may take.
     pub limits: LimitsSection,
+    /// Procedures that do harm, and what calls log.
+    pub procedures: ProceduresSection,
     /// Memory for RocksDB.
     pub storage: StorageSection,
     /// What is logged, and how.
@@ -122,6 +126,27 @@ pub struct LimitsSection {
     pub deadline_default_ms: u64,
     /// The longest deadline that a request gets, whatever it states, milliseconds.
     pub deadline_max_ms: u64,
+}
+
+/// `[procedures]`: what is done about procedures that do harm, and with what calls log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProceduresSection {
+    /// A procedure is suspended on a node where so many of twice as many of its calls in a row were killed; 0: none is.
+    pub suspend_after_kills: u32,
+    /// Kills that are longer ago do not count, milliseconds.
+    pub suspend_window_ms: u64,
+    /// How long a procedure is suspended until one call is let through, milliseconds. It doubles as long as that is
+    /// killed, too.
+    pub suspend_ms: u64,
+    /// The longest that it becomes, milliseconds.
+    pub suspend_max_ms: u64,
+    /// Lines logged by calls that the node keeps in memory.
+    pub log_lines_kept: usize,
+    /// Lines logged by calls that each of those who follow gets of this node in a second.
+    pub log_lines_per_second: u32,
+    /// Those who follow what calls log, through this node or another.
+    pub log_followers: usize,
 }
 
 /// `[storage]`: memory for the shards' states.
@@ -277,6 +302,7 @@ impl Default for ServerConfig {
             worker_threads: 0,
             replication: ReplicationSection::default(),
             limits: LimitsSection::default(),
+            procedures: ProceduresSection::default(),
             storage: StorageSection::default(),
             log: LogSection::default(),
         }
@@ -322,6 +348,42 @@ impl Default for LimitsSection {
             pipeline_bytes: 4 * 1024 * 1024,
             deadline_default_ms: 5_000,
             deadline_max_ms: 60_000,
+        }
+    }
+}
+
+impl ProceduresSection {
+    /// When a node suspends procedures.
+    pub fn suspension(&self) -> SuspensionSettings {
+        SuspensionSettings {
+            kills: self.suspend_after_kills,
+            window: Duration::from_millis(self.suspend_window_ms),
+            pause: Duration::from_millis(self.suspend_ms),
+            pause_max: Duration::from_millis(self.suspend_max_ms),
+        }
+    }
+
+    /// How much a node keeps and tells of what calls log.
+    pub fn logs(&self) -> LogSettings {
+        LogSettings {
+            lines_kept: self.log_lines_kept,
+            lines_per_second: self.log_lines_per_second,
+            followers: self.log_followers,
+        }
+    }
+}
+
+impl Default for ProceduresSection {
+    fn default() -> Self {
+        let (suspension, logs) = (SuspensionSettings::default(), LogSettings::default());
+        ProceduresSection {
+            suspend_after_kills: suspension.kills,
+            suspend_window_ms: suspension.window.as_millis() as u64,
+            suspend_ms: suspension.pause.as_millis() as u64,
+            suspend_max_ms: suspension.pause_max.as_millis() as u64,
+            log_lines_kept: logs.lines_kept,
+            log_lines_per_second: logs.lines_per_second,
+            log_followers: logs.followers,
         }
     }
 }
@@ -469,6 +531,8 @@ mod tests {
         let config = ServerConfig::from_layers(None, [], &Flags::default()).unwrap();
         assert_eq!(config, ServerConfig::default());
         assert_eq!(config.limits.limits(), Limits::DEFAULT);
+        assert_eq!(config.procedures.suspension(), SuspensionSettings::default());
+        assert_eq!(config.procedures.logs(), LogSettings::default());
     }
 
     #[test]
@@ -524,6 +588,12 @@ mod tests {
             ("[limits]\nconnections = 0", &[], &["limits.connections"]),
             ("[limits]\nvalue_bytes = 16000000", &[], &["limits.value_bytes"]),
             ("[limits]\ndeadline_max_ms = 10", &[], &["limits.deadline_max_ms"]),
+            ("[procedures]\nsuspend_after_kills = 1001", &[], &["procedures.suspend_after_kills", "1000"]),
+            ("[procedures]\nsuspend_ms = 0", &[], &["procedures.suspend_ms"]),
+            ("[procedures]\nsuspend_max_ms = 9999", &[], &["procedures.suspend_max_ms", "suspend_ms (10000)"]),
+            ("[procedures]\nlog_lines_kept = 10001", &[], &["procedures.log_lines_kept", "10000"]),
+            ("[procedures]\nlog_lines_per_second = 0", &[], &["procedures.log_lines_per_second"]),
+            ("[procedures]\nsuspend_max_ms = 86400001", &[], &["procedures.suspend_max_ms", "a day"]),
             ("[log]\nfilter = \"cirrus=loud\"", &[], &["log.filter"]),
             ("[log]\nformat = \"xml\"", &[], &["xml", "text"]),
             ("[storage]\nblock_cache_mib = 0", &[], &["storage.block_cache_mib"]),

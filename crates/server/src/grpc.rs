@@ -21,6 +21,7 @@ use tower_service::Service;
 use crate::cluster::ClusterService;
 use crate::edge::Edge;
 use crate::key_value::KeyValueService;
+use crate::logs::Logs;
 use crate::node::NodeService;
 use crate::procedures::ProceduresService;
 
@@ -85,9 +86,10 @@ impl Service<http::Request<Body>> for Services {
 pub(crate) fn services(
     edge: &Arc<Edge>,
     key_value: KeyValueService,
+    logs: Logs,
     health: HealthReporter,
 ) -> Result<Services, tonic_reflection::server::Error> {
-    let procedures = ProceduresService::new(Arc::clone(edge));
+    let procedures = ProceduresService::new(Arc::clone(edge), logs);
     let cluster = ClusterService::new(Arc::clone(edge));
     let node = NodeService::new(Arc::clone(edge));
     let others = Routes::new(ProceduresServer::new(procedures).max_decoding_message_size(MESSAGE_BYTES_MAX))

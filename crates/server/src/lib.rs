@@ -35,6 +35,7 @@ mod grpc;
 mod http;
 mod key_value;
 pub mod logging;
+mod logs;
 mod node;
 mod observation;
 mod peers;

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::node_server::Node;
 use cirrus_proto::internal::v1::{
-    ExecuteRequest, ExecuteResponse, InstallSnapshotResponse, JoinRequest, JoinResponse, SnapshotChunk,
-    execute_request, execute_response,
+    ExecuteRequest, ExecuteResponse, FollowLocalLogsResponse, InstallSnapshotResponse, JoinRequest, JoinResponse,
+    SnapshotChunk, execute_request, execute_response,
 };
+use cirrus_proto::v1::FollowLogsRequest;
+use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::edge::Edge;
@@ -59,6 +61,16 @@ impl NodeService {
 
 #[tonic::async_trait]
 impl Node for NodeService {
+    type FollowLocalLogsStream = BoxStream<'static, Result<FollowLocalLogsResponse, Status>>;
+
+    async fn follow_local_logs(
+        &self,
+        request: Request<FollowLogsRequest>,
+    ) -> Result<Response<Self::FollowLocalLogsStream>, Status> {
+        let messages = self.edge.node.follow_local_logs(&request.into_inner())?;
+        Ok(Response::new(messages.map_err(Status::from).boxed()))
+    }
+
     async fn install_snapshot(
         &self,
         request: Request<Streaming<SnapshotChunk>>,

@@ -9,17 +9,19 @@ use cirrus_proto::internal::v1::{Command, command, query, query_result, reply};
 use cirrus_proto::v1::procedures_server::Procedures;
 use cirrus_proto::v1::{
     ActivateLibraryRequest, ActivateLibraryResponse, CallRequest, CallResponse, DeleteLibraryRequest,
-    DeleteLibraryResponse, DeleteScheduleRequest, DeleteScheduleResponse, GetLibraryRequest, GetLibraryResponse,
-    KillCallRequest, KillCallResponse, ListLibrariesRequest, ListLibrariesResponse, ListLibraryVersionsRequest,
-    ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse, ListSchedulesRequest,
-    ListSchedulesResponse, RollbackLibraryRequest, RollbackLibraryResponse, ScheduleProcedureRequest,
-    ScheduleProcedureResponse, UploadLibraryRequest, UploadLibraryResponse,
+    DeleteLibraryResponse, DeleteScheduleRequest, DeleteScheduleResponse, FollowLogsRequest, GetLibraryRequest,
+    GetLibraryResponse, KillCallRequest, KillCallResponse, ListLibrariesRequest, ListLibrariesResponse,
+    ListLibraryVersionsRequest, ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse,
+    ListSchedulesRequest, ListSchedulesResponse, RollbackLibraryRequest, RollbackLibraryResponse,
+    ScheduleProcedureRequest, ScheduleProcedureResponse, SetLibraryLimitsRequest, SetLibraryLimitsResponse,
+    UploadLibraryRequest, UploadLibraryResponse,
 };
 use cirrus_proto::{Failure, Reason};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::edge::{Arrival, Edge, mismatched_reply, read_span, reply_kind, request_span};
+use crate::logs::{Events, Logs};
 use crate::observation::Rpc;
 
 /// How long a list of running calls waits for each node.
@@ -28,9 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Serves procedure libraries, calls and schedules.
 pub(crate) struct ProceduresService {
     edge: Arc<Edge>,
+    logs: Logs,
     upload_library: Rpc,
     activate_library: Rpc,
     rollback_library: Rpc,
+    set_library_limits: Rpc,
     list_libraries: Rpc,
     list_library_versions: Rpc,
     get_library: Rpc,
@@ -44,12 +48,14 @@ pub(crate) struct ProceduresService {
 }
 
 impl ProceduresService {
-    pub(crate) fn new(edge: Arc<Edge>) -> Self {
+    pub(crate) fn new(edge: Arc<Edge>, logs: Logs) -> Self {
         ProceduresService {
             edge,
+            logs,
             upload_library: Rpc::new("Procedures/UploadLibrary"),
             activate_library: Rpc::new("Procedures/ActivateLibrary"),
             rollback_library: Rpc::new("Procedures/RollbackLibrary"),
+            set_library_limits: Rpc::new("Procedures/SetLibraryLimits"),
             list_libraries: Rpc::new("Procedures/ListLibraries"),
             list_library_versions: Rpc::new("Procedures/ListLibraryVersions"),
             get_library: Rpc::new("Procedures/GetLibrary"),
@@ -71,6 +77,8 @@ fn anywhere<T>(value: T) -> Routed<T> {
 
 #[tonic::async_trait]
 impl Procedures for ProceduresService {
+    type FollowLogsStream = Events;
+
     async fn upload_library(
         &self,
         request: Request<UploadLibraryRequest>,
@@ -115,6 +123,17 @@ impl Procedures for ProceduresService {
         self.edge.unary(&self.list_library_versions, request, handle).await
     }
 
+    async fn set_library_limits(
+        &self,
+        request: Request<SetLibraryLimitsRequest>,
+    ) -> Result<Response<SetLibraryLimitsResponse>, Status> {
+        let node = &self.edge.node;
+        let handle = |arrival: Arrival, request| async move {
+            node.set_library_limits(request, arrival.deadline).await.map(anywhere)
+        };
+        self.edge.unary(&self.set_library_limits, request, handle).await
+    }
+
     async fn list_libraries(
         &self,
         request: Request<ListLibrariesRequest>,
@@ -154,6 +173,10 @@ impl Procedures for ProceduresService {
             Ok(anywhere(node.list_running_calls(Instant::now() + patience.min(PATIENCE)).await))
         };
         self.edge.unary(&self.list_running_calls, request, handle).await
+    }
+
+    async fn follow_logs(&self, request: Request<FollowLogsRequest>) -> Result<Response<Events>, Status> {
+        Ok(Response::new(self.logs.follow(request.into_inner())?))
     }
 
     async fn kill_call(&self, request: Request<KillCallRequest>) -> Result<Response<KillCallResponse>, Status> {

@@ -18,6 +18,7 @@ use crate::connections::Connections;
 use crate::deadline::DeadlinePolicy;
 use crate::edge::Edge;
 use crate::key_value::KeyValueService;
+use crate::logs::Logs;
 use crate::peers::Peers;
 use crate::pipeline::Pipelines;
 use crate::readiness::{self, State};
@@ -123,7 +124,8 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
     let pipelines = Pipelines::new(Arc::clone(&edge), limits, Peers::default(), stop.streams.subscribe());
     let under_way = [edge.requests.clone(), scans.admission().clone(), pipelines.admission().clone()];
     let key_value = KeyValueService::new(Arc::clone(&edge), scans, Arc::new(pipelines));
-    let services = grpc::services(&edge, key_value, health)?;
+    let logs = Logs::new(Arc::clone(&edge), config.procedures.log_followers, stop.streams.subscribe());
+    let services = grpc::services(&edge, key_value, logs, health)?;
     let incoming = Connections::new(grpc_listener, "grpc", connections_max).into_stream({
         let node = Arc::clone(&node);
         move |connection| node.replication().serve_link(connection)
@@ -211,6 +213,8 @@ fn node_config(config: &ServerConfig, address: String, http_address: String) -> 
         limits: config.limits.limits(),
         timing: config.replication.timing(),
         storage: config.storage.storage(),
+        suspension: config.procedures.suspension(),
+        logs: config.procedures.logs(),
     }
 }
 

@@ -15,6 +15,14 @@ const SHARDS_MAX: u32 = 1024;
 /// A terabyte: beyond it a number is a slip.
 const MIB_MAX: usize = 1 << 20;
 
+/// Each kill holds a shard up for as long as a call may take.
+const SUSPEND_AFTER_KILLS_MAX: u32 = 1000;
+
+/// Each is up to a few kibibytes, and whoever asks for them gets those of all nodes.
+const LOG_LINES_KEPT_MAX: usize = 10_000;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// Checks what types cannot express.
 pub(crate) fn validate(config: &ServerConfig) -> Result<(), ConfigError> {
     require(config.node_id >= 1, "node_id", "node ids count from 1")?;
@@ -25,6 +33,7 @@ pub(crate) fn validate(config: &ServerConfig) -> Result<(), ConfigError> {
     addresses(config)?;
     replication(config)?;
     limits(config)?;
+    procedures(config)?;
     for (field, mib) in [
         ("storage.block_cache_mib", config.storage.block_cache_mib),
         ("storage.write_buffer_mib", config.storage.write_buffer_mib),
@@ -121,6 +130,21 @@ fn limits(config: &ServerConfig) -> Result<(), ConfigError> {
         "limits.deadline_max_ms",
         format!("{} is below deadline_default_ms ({})", limits.deadline_max_ms, limits.deadline_default_ms),
     )
+}
+
+fn procedures(config: &ServerConfig) -> Result<(), ConfigError> {
+    let procedures = &config.procedures;
+    let (field, most) = ("procedures.suspend_after_kills", SUSPEND_AFTER_KILLS_MAX);
+    require(procedures.suspend_after_kills <= most, field, format!("must be 0 to {most}"))?;
+    require(procedures.suspend_window_ms >= 1, "procedures.suspend_window_ms", "must be at least 1")?;
+    require(procedures.suspend_ms >= 1, "procedures.suspend_ms", "must be at least 1")?;
+    let (longest, first) = (procedures.suspend_max_ms, procedures.suspend_ms);
+    let problem = format!("{longest} is below suspend_ms ({first})");
+    require(longest >= first, "procedures.suspend_max_ms", problem)?;
+    let (kept, most) = (procedures.log_lines_kept, LOG_LINES_KEPT_MAX);
+    require(kept <= most, "procedures.log_lines_kept", format!("must be 0 to {most}"))?;
+    require(procedures.log_lines_per_second >= 1, "procedures.log_lines_per_second", "must be at least 1")?;
+    require(longest <= DAY_MS, "procedures.suspend_max_ms", format!("{longest} is above {DAY_MS}, a day"))
 }
 
 /// Splits "host:port"; a host of IPv6 stands in brackets.

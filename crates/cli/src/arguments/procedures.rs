@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use cirrus_client::v1::MissedTicks;
+use cirrus_client::v1::{LogLevel, MissedTicks};
 use cirrus_procedures::shipped;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
@@ -71,6 +71,22 @@ pub(crate) enum ProcedureCommand {
         #[command(flatten)]
         author: Author,
     },
+    /// Bound what a library's calls may take of each node, or show the bounds.
+    Limit {
+        /// The library's name.
+        library: String,
+        /// Most calls that run at once on one node; 0: any number.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1024))]
+        concurrency: Option<u32>,
+        /// CPU time of its calls on one node, in percent of one core; 0: any.
+        #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=10_000))]
+        cpu_percent: Option<u32>,
+        /// Remove both bounds.
+        #[arg(long, conflicts_with_all = ["concurrency", "cpu_percent"])]
+        none: bool,
+        #[command(flatten)]
+        author: Author,
+    },
     /// Show what differs between two versions.
     Diff {
         /// The library's name.
@@ -90,6 +106,8 @@ pub(crate) enum ProcedureCommand {
         #[arg(value_name = "LIB[@VERSION]")]
         library: LibraryName,
     },
+    /// Print what calls log, on all nodes: the lines that the nodes kept, or, with --follow, each as it is written.
+    Logs(LogsArgs),
     /// List the calls that run now, on all nodes, the longest first.
     Running,
     /// End a running call; it leaves no effect.
@@ -213,6 +231,41 @@ impl From<Missed> for MissedTicks {
     }
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Of this library's calls only.
+    pub(crate) library: Option<String>,
+    /// Go on with new lines, until Ctrl-C.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Lines of this level and above. [default: debug]
+    #[arg(long)]
+    pub(crate) level: Option<Level>,
+    /// Begin with so many of the lines that the nodes kept. [default: all; with --follow, none]
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<u32>,
+}
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl From<Level> for LogLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Debug => LogLevel::Debug,
+            Level::Info => LogLevel::Info,
+            Level::Warn => LogLevel::Warn,
+            Level::Error => LogLevel::Error,
+        }
+    }
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match duration.subsec_nanos() % 1_000_000 {
@@ -298,6 +351,28 @@ mod tests {
             assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }
         for line in ["activate counters", "activate counters@0", "activate c@1 --canary 100", "show c@x"] {
+            let words = ["cirrus", "proc"].into_iter().chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn limits_are_given_or_removed() {
+        for (line, expected) in [
+            ("limit l", (None, None, false)),
+            ("limit l --cpu-percent 250", (None, Some(250), false)),
+            ("limit l --concurrency 0 --cpu-percent 5", (Some(0), Some(5), false)),
+            ("limit l --none", (None, None, true)),
+        ] {
+            let words = ["cirrus", "proc"].into_iter().chain(line.split_whitespace());
+            let Command::Proc(ProcedureCommand::Limit { concurrency, cpu_percent, none, .. }) =
+                Cli::try_parse_from(words).unwrap().command
+            else {
+                panic!("{line}")
+            };
+            assert_eq!((concurrency, cpu_percent, none), expected, "{line}");
+        }
+        for line in ["limit", "limit l --concurrency 1025", "limit l --none --concurrency 1"] {
             let words = ["cirrus", "proc"].into_iter().chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use cirrus_client::v1::{Library, UploadLibraryRequest};
+use cirrus_client::v1::{Library, ListLibrariesResponse, UploadLibraryRequest};
 use cirrus_client::{ClientError, Failure, Reason};
 use cirrus_procedures::shipped;
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, call, deploy, lint, new, running, schedules, test, versions};
+use super::{Outcome, call, deploy, limits, lint, logs, new, running, schedules, test, versions};
 use crate::arguments::{Author, Format, Global, LibraryName, ProcedureCommand};
 use crate::failure::CommandError;
 use crate::output::{self, insert_bytes};
@@ -32,9 +32,14 @@ pub(crate) async fn run(global: &Global, command: ProcedureCommand) -> Outcome {
             versions::activate(global, library.0, canary, author).await
         }
         ProcedureCommand::Rollback { library, author } => versions::rollback(global, library, author).await,
+        ProcedureCommand::Limit { library, concurrency, cpu_percent, none, author } => {
+            let (concurrency, cpu_percent) = if none { (Some(0), Some(0)) } else { (concurrency, cpu_percent) };
+            limits::run(global, library, concurrency, cpu_percent, author).await
+        }
         ProcedureCommand::Diff { library, from, to } => versions::diff(global, library, from, to).await,
         ProcedureCommand::Show { library } => show(global, library).await,
         ProcedureCommand::Delete { library } => delete(global, library).await,
+        ProcedureCommand::Logs(args) => logs::run(global, args).await,
         ProcedureCommand::Running => running::list(global).await,
         ProcedureCommand::Kill { call } => running::kill(global, call).await,
         ProcedureCommand::Schedule(arguments) => schedules::create(global, arguments).await,
@@ -91,17 +96,24 @@ async fn upload(global: &Global, name: String, source: Vec<u8>, stage: bool, aut
 }
 
 async fn list(global: &Global) -> Outcome {
-    let libraries = global.client().await?.list_libraries().await?;
+    let ListLibrariesResponse { libraries, limits } = global.client().await?.list_libraries_with_limits().await?;
     match global.output {
         Format::Json => {
-            let objects: Vec<_> = libraries.iter().map(|library| Value::from(object(library))).collect();
-            output::json(&json!({ "libraries": objects }))?;
+            let objects = libraries.iter().map(|library| {
+                let mut object = object(library);
+                object.insert("limits".to_owned(), limits.get(&library.name).map(limits::object).into());
+                Value::from(object)
+            });
+            output::json(&json!({ "libraries": objects.collect::<Vec<_>>() }))?;
         }
         Format::Table => {
-            let mut table = output::table(["LIBRARY", "VERSION", "BYTES", "FUNCTIONS"]);
+            let mut table = output::table(["LIBRARY", "VERSION", "BYTES", "CALLS", "CPU %", "FUNCTIONS"]);
+            let number = |limit: u32| if limit == 0 { "-".to_owned() } else { limit.to_string() };
             for library in libraries {
                 let Library { name, version, functions, source_bytes, .. } = library;
-                table.add_row([name, version.to_string(), source_bytes.to_string(), functions.join(" ")]);
+                let limits = limits.get(&name).cloned().unwrap_or_default();
+                let (calls, cpu) = (number(limits.concurrency), number(limits.cpu_percent));
+                table.add_row([name, version.to_string(), source_bytes.to_string(), calls, cpu, functions.join(" ")]);
             }
             output::print_table(&table)?;
         }

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use cirrus_client::v1::RunningCall;
+use cirrus_client::v1::{RunningCall, SuspendedProcedure};
+use comfy_table::Table;
 use serde_json::{Map, Value, json};
 
 use super::Outcome;
@@ -14,7 +15,12 @@ pub(super) async fn list(global: &Global) -> Outcome {
     match global.output {
         Format::Json => {
             let calls: Vec<Value> = answer.calls.iter().map(object).collect();
-            output::json(&json!({ "calls": calls, "unreachable_node_ids": answer.unreachable_node_ids }))?;
+            let suspended: Vec<Value> = answer.suspended.iter().map(suspended_object).collect();
+            output::json(&json!({
+                "calls": calls,
+                "suspended": suspended,
+                "unreachable_node_ids": answer.unreachable_node_ids,
+            }))?;
         }
         Format::Table => {
             let mut table = output::table(["CALL", "NODE", "SHARD", "PROCEDURE", "VERSION", "MS", "KEY"]);
@@ -30,6 +36,10 @@ pub(super) async fn list(global: &Global) -> Outcome {
                 ]);
             }
             output::print_table(&table)?;
+            if !answer.suspended.is_empty() {
+                output::line("")?;
+                output::print_table(&suspended_table(answer.suspended))?;
+            }
             for node_id in answer.unreachable_node_ids {
                 output::explain(format!("node {node_id} does not answer"));
             }
@@ -48,6 +58,30 @@ fn object(call: &RunningCall) -> Value {
     object.insert("running_us".to_owned(), Value::from(call.running_us));
     insert_bytes(&mut object, "key", &call.key);
     Value::from(object)
+}
+
+fn suspended_table(suspended: Vec<SuspendedProcedure>) -> Table {
+    let mut table = output::table(["SUSPENDED", "VERSION", "NODE", "KILLS", "TRIED AGAIN IN MS"]);
+    for procedure in suspended {
+        table.add_row([
+            procedure.procedure,
+            procedure.library_version.to_string(),
+            procedure.node_id.to_string(),
+            procedure.kills.to_string(),
+            procedure.remaining_ms.to_string(),
+        ]);
+    }
+    table
+}
+
+fn suspended_object(procedure: &SuspendedProcedure) -> Value {
+    json!({
+        "procedure": procedure.procedure,
+        "library_version": procedure.library_version,
+        "node_id": procedure.node_id,
+        "kills": procedure.kills,
+        "remaining_ms": procedure.remaining_ms,
+    })
 }
 
 /// Exit status 1 where the call had ended.

@@ -6,8 +6,8 @@ use cirrus_client::v1::{ActivateLibraryRequest, LibraryActivation, RollbackLibra
 use serde_json::{Value, json};
 use similar::TextDiff;
 
-use super::Outcome;
 use super::procedures::object;
+use super::{Outcome, limits};
 use crate::arguments::{Author, Format, Global, LibraryName};
 use crate::output;
 
@@ -22,6 +22,7 @@ pub(super) async fn list(global: &Global, name: String) -> Outcome {
                 "versions": versions,
                 "activation": activation_object(&activation),
                 "previous": previous,
+                "limits": answer.limits.as_ref().map(limits::object),
             }))?;
         }
         Format::Table => {
@@ -39,6 +40,9 @@ pub(super) async fn list(global: &Global, name: String) -> Outcome {
                 ]);
             }
             output::print_table(&table)?;
+            if let Some(limits) = answer.limits.filter(|limits| limits.concurrency > 0 || limits.cpu_percent > 0) {
+                output::line(format!("\nlimits: {}", limits::sentence(&limits)))?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

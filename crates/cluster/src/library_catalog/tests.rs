@@ -117,7 +117,7 @@ fn versions_are_kept_and_uploads_activate_unless_told_otherwise() {
     assert_eq!((library.uploaded_at_ms, library.sha256.len()), (1_000_000, 64));
     // A staged first version is the only one that calls can run.
     assert_eq!(catalog.upload("b", SOURCE, true), Ok((1, 1)));
-    assert_eq!(libraries(&Committed(&catalog.view)).unwrap().len(), 2);
+    assert_eq!(libraries(&Committed(&catalog.view)).unwrap().libraries.len(), 2);
 }
 
 #[test]
@@ -271,4 +271,45 @@ fn an_upload_pins_what_is_staged() {
         let failure = catalog.upload_pinned("uses", source, false, &pins).unwrap_err();
         assert!(failure.reason == reason && failure.message.contains(message), "{failure}");
     }
+}
+
+#[test]
+fn limits_stay_until_they_are_changed_whatever_is_active() {
+    let mut catalog = Catalog::new();
+    catalog.upload("lib", SOURCE, false).unwrap();
+    let set = |catalog: &mut Catalog, name: &str, concurrency, cpu_percent| {
+        let set_by = "ada".to_owned();
+        let request =
+            v1::SetLibraryLimitsRequest { name: name.to_owned(), concurrency, cpu_percent, set_by, request_id: None };
+        match catalog.change(|transaction| set_limits(&request, transaction))? {
+            reply::Kind::SetLibraryLimits(response) => Ok(response.limits.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let values = |limits: &v1::LibraryLimits| (limits.concurrency, limits.cpu_percent);
+    assert!(active(&Committed(&catalog.view), "lib").unwrap().limits().is_none());
+    assert_eq!(reason(set(&mut catalog, "none", Some(1), None)), Reason::LibraryNotFound);
+    let limits = set(&mut catalog, "lib", Some(4), None).unwrap();
+    assert_eq!((values(&limits), limits.set_by.as_str(), limits.set_at_ms), ((4, 0), "ada", 1_000_000));
+    assert_eq!(values(&set(&mut catalog, "lib", None, Some(20)).unwrap()), (4, 20));
+    let check = |catalog: &Catalog, what: &str, expected| {
+        let reads = Committed(&catalog.view);
+        assert_eq!(active(&reads, "lib").unwrap().limits().map(values), Some(expected), "{what}");
+        assert_eq!(values(&versions(&reads, "lib").unwrap().limits.unwrap()), expected, "{what}");
+        let listed = libraries(&reads).unwrap().limits;
+        assert_eq!(listed.get("lib").map(values), Some(expected).filter(|&expected| expected != (0, 0)), "{what}");
+    };
+    check(&catalog, "set", (4, 20));
+    catalog.upload("lib", SOURCE, false).unwrap();
+    check(&catalog, "uploaded", (4, 20));
+    catalog.activate("lib", 1, 50).unwrap();
+    check(&catalog, "canary", (4, 20));
+    catalog.rollback("lib").unwrap();
+    check(&catalog, "rolled back", (4, 20));
+    set(&mut catalog, "lib", Some(0), Some(0)).unwrap();
+    check(&catalog, "removed", (0, 0));
+    set(&mut catalog, "lib", Some(1), None).unwrap();
+    catalog.delete("lib", 0).unwrap();
+    catalog.upload("lib", SOURCE, false).unwrap();
+    assert!(active(&Committed(&catalog.view), "lib").unwrap().limits().is_none(), "they end with the library");
 }

@@ -1,17 +1,14 @@
-//! Lines in the node's log.
+//! Lines in the node's log, and for who follows it.
 //!
 //! `log.debug(…)`, `log.info(…)`, `log.warn(…)` and `log.error(…)` write one line each; `log(…)` and `print(…)`
 //! write one at the level info. A line holds the arguments with a space between two, up to 1 KiB; a call
 //! writes up to 100 lines.
 
 use mlua::{Lua, Value};
-use tracing::Level;
 
 use super::{Access, Answer, Operation, one};
+use crate::call_log::LogLevel;
 use crate::text::{text, type_name};
-
-/// Most lines that one call may log, at whatever level.
-const LINES_MAX: usize = 100;
 
 /// Longest line, bytes.
 const LINE_BYTES: usize = 1024;
@@ -29,28 +26,23 @@ pub(super) const OPERATIONS: &[Operation] = &[
 ];
 
 pub(super) fn debug(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
-    write(access, lua, Level::DEBUG, arguments)
+    write(access, lua, LogLevel::Debug, arguments)
 }
 
 pub(super) fn info(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
-    write(access, lua, Level::INFO, arguments)
+    write(access, lua, LogLevel::Info, arguments)
 }
 
 fn warn(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
-    write(access, lua, Level::WARN, arguments)
+    write(access, lua, LogLevel::Warn, arguments)
 }
 
 pub(super) fn error(access: &mut Access<'_, '_>, lua: &Lua, arguments: &[Value]) -> Answer {
-    write(access, lua, Level::ERROR, arguments)
+    write(access, lua, LogLevel::Error, arguments)
 }
 
-fn write(access: &mut Access<'_, '_>, lua: &Lua, level: Level, arguments: &[Value]) -> Answer {
-    access.log_lines += 1;
-    let (library, function) = (access.library, access.function);
-    if access.log_lines > LINES_MAX {
-        if access.log_lines == LINES_MAX + 1 {
-            tracing::warn!(library, function, "further lines of this call dropped");
-        }
+fn write(access: &mut Access<'_, '_>, lua: &Lua, level: LogLevel, arguments: &[Value]) -> Answer {
+    if !access.log.has_room() {
         return one(None);
     }
     let line = line(lua, arguments)?;
@@ -58,12 +50,7 @@ fn write(access: &mut Access<'_, '_>, lua: &Lua, level: Level, arguments: &[Valu
     if access.trace.is_some() {
         access.logged = line.to_string();
     }
-    match level {
-        Level::ERROR => tracing::error!(library, function, "{line}"),
-        Level::WARN => tracing::warn!(library, function, "{line}"),
-        Level::INFO => tracing::info!(library, function, "{line}"),
-        _ => tracing::debug!(library, function, "{line}"),
-    }
+    access.log.write(level, &line);
     one(None)
 }
 

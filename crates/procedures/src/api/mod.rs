@@ -25,6 +25,7 @@ use crate::api::tyrant::iteration::Cursor;
 use crate::api::tyrant::regex::Pattern;
 use crate::api::tyrant::stash::Stash;
 use crate::budget::CpuBudget;
+use crate::call_log::CallLog;
 use crate::scope::KeyScope;
 use crate::surroundings::Surroundings;
 use crate::text::{text, type_name};
@@ -35,8 +36,7 @@ pub(crate) struct Access<'a, 'v> {
     pub(crate) transaction: &'a mut Transaction<'v>,
     pub(crate) scope: &'a dyn KeyScope,
     pub(crate) budget: &'a CpuBudget,
-    pub(crate) library: &'a str,
-    pub(crate) function: &'a str,
+    pub(crate) log: CallLog<'a>,
     /// What Tokyo Tyrant's calls on this shard share.
     stash: &'a mut Stash,
     /// The call's global variables, once its library was loaded.
@@ -54,7 +54,6 @@ pub(crate) struct Access<'a, 'v> {
     pub(crate) raised: Option<(String, Failure)>,
     /// The node's own fault: the call fails with it even where the script caught the error.
     pub(crate) fault: Option<Failure>,
-    log_lines: usize,
     trace: Option<&'a Trace>,
     /// The line that the running operation logged.
     logged: String,
@@ -65,8 +64,7 @@ impl<'a, 'v> Access<'a, 'v> {
         transaction: &'a mut Transaction<'v>,
         scope: &'a dyn KeyScope,
         budget: &'a CpuBudget,
-        library: &'a str,
-        function: &'a str,
+        log: CallLog<'a>,
         trace: Option<&'a Trace>,
         stash: &'a mut Stash,
     ) -> Self {
@@ -74,8 +72,7 @@ impl<'a, 'v> Access<'a, 'v> {
             transaction,
             scope,
             budget,
-            library,
-            function,
+            log,
             stash,
             environment: None,
             surroundings: Surroundings::default(),
@@ -84,7 +81,6 @@ impl<'a, 'v> Access<'a, 'v> {
             generation: 0,
             raised: None,
             fault: None,
-            log_lines: 0,
             trace,
             logged: String::new(),
         }

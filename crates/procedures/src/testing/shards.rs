@@ -18,6 +18,7 @@ use crate::api::Access;
 use crate::api::tyrant::iteration::Cursor;
 use crate::api::tyrant::stash::Stash;
 use crate::budget::CpuBudget;
+use crate::call_log::CallLog;
 use crate::library::parse_requirement;
 use crate::runtime::{Arguments, CallResult, Invocation, Runtime};
 use crate::scope::{KeyScope as _, ShardScope};
@@ -95,7 +96,8 @@ impl<'a> Shards<'a> {
         let mut transaction = Transaction::new(&self.state, self.head, &self.settings.limits);
         let everywhere = |_: &[u8]| Ok(());
         let stash = &mut self.own.stash;
-        let mut access = Access::new(&mut transaction, &everywhere, budget, file, "test", Some(&trace), stash);
+        let log = CallLog::new((file, 0), "test", None, false);
+        let mut access = Access::new(&mut transaction, &everywhere, budget, log, Some(&trace), stash);
         access.surroundings = self.surroundings.clone();
         access.environment = Some(environment.clone());
         access.iterator = std::mem::take(&mut self.own.iterator);

@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use cirrus_procedures::{LogLine, LogSink};
 use cirrus_proto::Reason;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -73,6 +75,48 @@ fn lines_are_bounded_in_number_and_length() {
     assert_eq!(lines.len(), 101);
     assert!(lines.iter().all(|line| line.len() < 1100));
     assert!(lines[100].starts_with("WARN") && lines[100].contains("dropped"), "{}", lines[100]);
+}
+
+/// Keeps lines as text.
+#[derive(Default)]
+struct Sink(Mutex<Vec<String>>);
+
+impl LogSink for Sink {
+    fn write(&self, line: LogLine<'_>) {
+        let LogLine { library, version, function, level, text } = line;
+        self.0.lock().unwrap().push(format!("{level:?} {library}@{version}.{function} {text}"));
+    }
+}
+
+#[test]
+fn a_sink_gets_the_lines_of_all_calls_whatever_they_end_with() {
+    let sink = Arc::new(Sink::default());
+    let mut shard = Shard::new().with_log(sink.clone());
+    let take = || std::mem::take(&mut *sink.0.lock().unwrap());
+    shard.main("function main() log.debug('a') log('b', 1) log.warn('c') log.error('d') return 1 end", &[]).unwrap();
+    assert_eq!(take(), ["Debug lib@1.main a", "Info lib@1.main b 1", "Warn lib@1.main c", "Error lib@1.main d"]);
+    shard.main("function main() print('e') _log('f') _log('g', 0) _log('h', 2) return 1 end", &[]).unwrap();
+    assert_eq!(take(), ["Info lib@2.main e", "Info lib@2.main f", "Debug lib@2.main g", "Error lib@2.main h"]);
+    for body in ["log('i') error('x')", "log('i') return nil", "log('i') while true do end"] {
+        shard.run(body).unwrap_err();
+        let lines = take();
+        assert!(lines.len() == 1 && lines[0].ends_with(".main i"), "{body}: {lines:?}");
+    }
+    shard.run("for i = 1, 500 do log.debug(('x'):rep(100000)) end return 1").unwrap();
+    let lines = take();
+    assert_eq!(lines.len(), 101);
+    assert!(lines.iter().all(|line| line.len() < 1100) && lines[100].starts_with("Warn"), "{}", lines[100]);
+}
+
+#[test]
+fn a_call_that_is_given_up_logs_nothing() {
+    let sink = Arc::new(Sink::default());
+    let mut shard = Shard::new().with_log(sink.clone());
+    shard.patience = Some(Duration::from_millis(2));
+    let (reason, _) = failed(shard.run("log('once') while true do end"));
+    assert_eq!((reason, sink.0.lock().unwrap().len()), (Reason::CallTimeout, 0));
+    shard.run("log('quick') return 1").unwrap();
+    assert_eq!(sink.0.lock().unwrap().len(), 1);
 }
 
 #[test]

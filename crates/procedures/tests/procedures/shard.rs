@@ -1,8 +1,10 @@
 //! One shard in memory, with the runtime of its executor.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cirrus_engine::{MemoryView, Moment, ShardHead, Transaction, Value};
-use cirrus_procedures::{Arguments, CallResult, Invocation, LibrarySource, Runtime, inspect};
+use cirrus_procedures::{Arguments, CallResult, Invocation, LibrarySource, LogSink, Runtime, inspect};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{LuaValue, ProcedureDeclaration};
 use cirrus_proto::{Failure, Reason};
@@ -21,6 +23,8 @@ pub(crate) struct Shard {
     pub(crate) key: Bytes,
     /// Given to the next calls behind the key.
     pub(crate) more_keys: Vec<Bytes>,
+    /// Of the next calls; for a thread that others wait for.
+    pub(crate) patience: Option<Duration>,
 }
 
 /// Keys that begin so lie in another shard.
@@ -45,7 +49,13 @@ impl Shard {
             dry_run: false,
             key: Bytes::from_static(b"k"),
             more_keys: Vec::new(),
+            patience: None,
         }
+    }
+
+    /// Somebody gets what calls log.
+    pub(crate) fn with_log(self, log: std::sync::Arc<dyn LogSink>) -> Self {
+        Shard { runtime: self.runtime.with_log(log), ..self }
     }
 
     /// Calls `main` of the source, which may be Lua text with `main` as its only function.
@@ -139,7 +149,7 @@ impl Shard {
             typed_result,
             trace: None,
             dry_run: self.dry_run,
-            patience: None,
+            patience: self.patience,
         };
         let outcome = self.runtime.call(invocation, &mut transaction, &scope)?;
         let (effects, head) = transaction.finish();

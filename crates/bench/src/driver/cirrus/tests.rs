@@ -153,6 +153,8 @@ impl KeyValue for FakeNode {
 
 #[tonic::async_trait]
 impl Procedures for FakeNode {
+    type FollowLogsStream = Answers<v1::FollowLogsResponse>;
+
     async fn upload_library(&self, request: Request<UploadLibraryRequest>) -> Answer<v1::UploadLibraryResponse> {
         let upload = request.into_inner();
         let library = v1::Library { name: upload.name.clone(), version: 1, ..Default::default() };
@@ -186,10 +188,19 @@ impl Procedures for FakeNode {
     async fn rollback_library(&self, _: Request<v1::RollbackLibraryRequest>) -> Answer<v1::RollbackLibraryResponse> {
         unused()
     }
+    async fn set_library_limits(
+        &self,
+        _: Request<v1::SetLibraryLimitsRequest>,
+    ) -> Answer<v1::SetLibraryLimitsResponse> {
+        unused()
+    }
     async fn list_library_versions(
         &self,
         _: Request<v1::ListLibraryVersionsRequest>,
     ) -> Answer<v1::ListLibraryVersionsResponse> {
+        unused()
+    }
+    async fn follow_logs(&self, _: Request<v1::FollowLogsRequest>) -> Answer<Self::FollowLogsStream> {
         unused()
     }
     async fn list_running_calls(

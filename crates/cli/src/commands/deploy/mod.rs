@@ -125,10 +125,10 @@ fn tell_plan(plan: &[Planned], counts: &[(usize, usize)]) -> Result<(), CommandE
     }
     output::print_table(&table)?;
     let changed = plan.iter().filter(|library| library.change != Change::None).count();
-    match changed {
-        0 => output::line("nothing to deploy: all of it is active already")?,
-        changed => output::line(format!("would deploy {changed} of {} libraries", plan.len()))?,
-    }
+    output::line(match changed {
+        0 => "nothing to deploy: all of it is active already".to_owned(),
+        changed => format!("would deploy {changed} of {} libraries", plan.len()),
+    })?;
     Ok(())
 }
 

@@ -23,8 +23,8 @@ impl<'a> Output<'a> {
             limit: access.transaction.limits().call_memory_bytes,
             check_at: PIECE_BYTES,
             budget: access.budget,
-            library: access.library,
-            function: access.function,
+            library: access.log.library,
+            function: access.log.function,
         }
     }
 

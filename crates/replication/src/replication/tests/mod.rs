@@ -18,7 +18,7 @@ use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::node_server::{Node as NodeRpc, NodeServer};
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
 use cirrus_proto::limits::Limits;
-use cirrus_proto::v1::{IncrementRequest, PutRequest};
+use cirrus_proto::v1::{FollowLogsRequest, IncrementRequest, PutRequest};
 use cirrus_proto::{Failure, Reason};
 use cirrus_storage::StorageConfig;
 use parking_lot::{Condvar, Mutex};
@@ -415,6 +415,15 @@ struct NodeService(Arc<Replication>);
 
 #[tonic::async_trait]
 impl NodeRpc for NodeService {
+    type FollowLocalLogsStream = futures::stream::Empty<Result<pb::FollowLocalLogsResponse, Status>>;
+
+    async fn follow_local_logs(
+        &self,
+        _: Request<FollowLogsRequest>,
+    ) -> Result<Response<Self::FollowLocalLogsStream>, Status> {
+        Err(Status::unimplemented("not asked in these tests"))
+    }
+
     async fn install_snapshot(
         &self,
         request: Request<Streaming<pb::SnapshotChunk>>,

@@ -112,7 +112,7 @@ impl Registry for Cluster {
         let entry = libraries.get(name).ok_or_else(|| Cluster::not_found(name))?;
         let active_version = *entry.active.last().unwrap_or(&0);
         let activation = Some(LibraryActivation { active_version, ..LibraryActivation::default() });
-        Ok(ListLibraryVersionsResponse { versions: entry.versions.clone(), activation, previous: Vec::new() })
+        Ok(ListLibraryVersionsResponse { versions: entry.versions.clone(), activation, ..Default::default() })
     }
 
     async fn delete(&self, name: &str, version: u64) -> Result<bool, ClientError> {
