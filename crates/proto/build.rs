@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "cirrus/v1/key_value.proto",
         "cirrus/v1/procedures.proto",
         "cirrus/v1/cluster.proto",
+        "cirrus/v1/sql.proto",
         "cirrus/internal/v1/replication.proto",
         "cirrus/internal/v1/node.proto",
         "cirrus/internal/v1/log.proto",
@@ -19,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // Reflection serves the public API only.
-    let public = protox::compile(&files[..4], [&root])?;
+    let public = protox::compile(&files[..5], [&root])?;
     std::fs::write(out.join("cirrus_v1.bin"), public.encode_to_vec())?;
     tonic_prost_build::configure().codec_path("crate::codec::SizedCodec").bytes(".").compile_fds(descriptors)?;
     Ok(())

@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use rand::Rng as _;
 use tempfile::TempDir;
 
-use crate::http::{http_get, metric_sum};
+use crate::http::{http_get, http_post, metric_sum};
 use crate::network::Network;
 use crate::node_client::NodeClient;
 use crate::shards::{shard_of, shard_status};
@@ -332,6 +332,11 @@ impl TestCluster {
     /// Status code and body of a path on the node's HTTP address.
     pub async fn http_get(&self, node_id: u64, path: &str) -> Result<(u16, String)> {
         http_get(self.of(node_id)?.http, path).await
+    }
+
+    /// Status code and body of what the node answers to a POST on its HTTP address.
+    pub async fn http_post(&self, node_id: u64, path: &str, body: &str) -> Result<(u16, String)> {
+        http_post(self.of(node_id)?.http, path, body).await
     }
 
     /// The sum of a metric over its labels, as the node reports it; 0 where it reports none.

@@ -6,6 +6,7 @@
 //! - [`shards`] and [`http`] read what nodes say of themselves;
 //! - [`network`] stands between the nodes and cuts links, in one direction or both;
 //! - [`node_client`] speaks to one node without retries, and tells a refusal from an unknown outcome;
+//! - [`sql`] speaks to SQLite databases on one node;
 //! - [`workload`] drives many clients at once and records a [`history`];
 //! - [`checker`] decides whether a history is linearizable.
 //!
@@ -22,5 +23,6 @@ pub mod network;
 pub mod node_client;
 pub mod outcome;
 pub mod shards;
+pub mod sql;
 pub mod wait;
 pub mod workload;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use cirrus_proto::v1::cluster_client::ClusterClient;
 use cirrus_proto::v1::key_value_client::KeyValueClient;
 use cirrus_proto::v1::procedures_client::ProceduresClient;
+use cirrus_proto::v1::sql_client::SqlClient;
 use cirrus_proto::v1::{
     CallRequest, DeleteRequest, GetRequest, GetResponse, IncrementRequest, Library, PutRequest, PutResponse,
     ReadConsistency, RequestId, ScanRequest, ScanResponse, StatusRequest, StatusResponse, UploadLibraryRequest,
@@ -42,6 +43,8 @@ pub struct NodeClient {
     pub procedures: ProceduresClient<Connection>,
     /// See `key_value`.
     pub cluster: ClusterClient<Connection>,
+    /// See `key_value`.
+    pub sql: SqlClient<Connection>,
 }
 
 impl NodeClient {
@@ -60,7 +63,8 @@ impl NodeClient {
             address: address.to_owned(),
             key_value: KeyValueClient::with_interceptor(channel.clone(), WithDeadline(timeout)),
             procedures: ProceduresClient::with_interceptor(channel.clone(), WithDeadline(timeout)),
-            cluster: ClusterClient::with_interceptor(channel, WithDeadline(timeout)),
+            cluster: ClusterClient::with_interceptor(channel.clone(), WithDeadline(timeout)),
+            sql: SqlClient::with_interceptor(channel, WithDeadline(timeout)),
         })
     }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod procedures;
+mod sql;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use procedures::{
     Author, CallArguments, DeployArguments, LibraryName, LogsArgs, ProcedureCommand, ScheduleArguments, TestArguments,
 };
+pub(crate) use sql::{SchemaCommand, SqlCommand};
 
 /// A strongly consistent key-value service: its nodes and its client.
 #[derive(Debug, Parser)]
@@ -89,6 +91,9 @@ pub(crate) enum Command {
     /// Lua procedures: upload, versions, activate, rollback, call.
     #[command(subcommand)]
     Proc(ProcedureCommand),
+    /// SQLite databases: statements, lists, files, schemas.
+    #[command(subcommand)]
+    Sql(SqlCommand),
     /// Measure throughput and latency.
     Bench(cirrus_bench::BenchArgs),
 }

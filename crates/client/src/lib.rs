@@ -39,6 +39,7 @@ mod request_ids;
 mod router;
 mod scan;
 mod shard_map;
+mod sql;
 
 pub use client::Client;
 pub use config::ClientConfig;

@@ -9,8 +9,12 @@ use cirrus_proto::v1::{
     ListLibraryVersionsRequest, ListLibraryVersionsResponse, ListRunningCallsRequest, ListRunningCallsResponse,
     ListSchedulesRequest, ListSchedulesResponse, PutRequest, PutResponse, RequestId, RollbackLibraryRequest,
     RollbackLibraryResponse, ScheduleProcedureRequest, ScheduleProcedureResponse, SetLibraryLimitsRequest,
-    SetLibraryLimitsResponse, StatusRequest, StatusResponse, TransactRequest, TransactResponse, UploadLibraryRequest,
-    UploadLibraryResponse,
+    SetLibraryLimitsResponse, SqlDatabase, SqlDescribeRequest, SqlDescribeResponse, SqlExecuteRequest,
+    SqlExecuteResponse, SqlGetSchemaRequest, SqlGetSchemaResponse, SqlListRequest, SqlListResponse,
+    SqlListSchemasRequest, SqlListSchemasResponse, SqlPutSchemaRequest, SqlPutSchemaResponse,
+    SqlPutSphivedbSettingsRequest, SqlPutSphivedbSettingsResponse, SqlQueryRequest, SqlQueryResponse, SqlRemoveRequest,
+    SqlRemoveResponse, SqlSchemaStatusRequest, SqlSchemaStatusResponse, StatusRequest, StatusResponse, TransactRequest,
+    TransactResponse, UploadLibraryRequest, UploadLibraryResponse,
 };
 use cirrus_proto::v1::{transact_operation, write_operation};
 
@@ -19,6 +23,8 @@ use cirrus_proto::v1::{transact_operation, write_operation};
 pub(crate) enum Route<'a> {
     /// To the leader of the key's shard.
     Key(&'a [u8]),
+    /// To the leader of the shard that holds the user's databases.
+    User(&'a [u8]),
     /// To the leader of the catalog shard.
     Catalog,
     /// To any node.
@@ -98,6 +104,23 @@ unary!(read ListSchedulesRequest => ListSchedulesResponse, "/cirrus.v1.Procedure
 unary!(read ListLibrariesRequest => ListLibrariesResponse, "/cirrus.v1.Procedures/ListLibraries", |_| Route::Catalog);
 unary!(read GetLibraryRequest => GetLibraryResponse, "/cirrus.v1.Procedures/GetLibrary", |_| Route::Catalog);
 unary!(read StatusRequest => StatusResponse, "/cirrus.v1.Cluster/Status", |_| Route::Any);
+unary!(write SqlExecuteRequest => SqlExecuteResponse, "/cirrus.v1.Sql/Execute", |request| user(request.database.as_ref()));
+unary!(read SqlQueryRequest => SqlQueryResponse, "/cirrus.v1.Sql/Query", |request| user(request.database.as_ref()));
+unary!(write SqlRemoveRequest => SqlRemoveResponse, "/cirrus.v1.Sql/Remove", |request| user(request.database.as_ref()));
+unary!(read SqlDescribeRequest => SqlDescribeResponse, "/cirrus.v1.Sql/Describe", |request| user(request.database.as_ref()));
+unary!(write SqlPutSchemaRequest => SqlPutSchemaResponse, "/cirrus.v1.Sql/PutSchema", |_| Route::Catalog);
+unary!(read SqlGetSchemaRequest => SqlGetSchemaResponse, "/cirrus.v1.Sql/GetSchema", |_| Route::Catalog);
+unary!(read SqlListSchemasRequest => SqlListSchemasResponse, "/cirrus.v1.Sql/ListSchemas", |_| Route::Catalog);
+unary!(read SqlSchemaStatusRequest => SqlSchemaStatusResponse, "/cirrus.v1.Sql/SchemaStatus", |_| Route::Any);
+unary!(write SqlPutSphivedbSettingsRequest => SqlPutSphivedbSettingsResponse, "/cirrus.v1.Sql/PutSphivedbSettings", |_| {
+    Route::Catalog
+});
+unary!(read SqlListRequest => SqlListResponse, "/cirrus.v1.Sql/List", |_| Route::Any);
+
+/// A database lies where its user's keys lie.
+pub(crate) fn user(database: Option<&SqlDatabase>) -> Route<'_> {
+    database.map_or(Route::Any, |database| Route::User(&database.user))
+}
 
 /// All keys of one request share a shard, or the node refuses it; so the first one routes it.
 fn first_key(key: Option<&Bytes>) -> Route<'_> {

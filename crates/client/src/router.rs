@@ -50,8 +50,12 @@ struct Table {
 impl Table {
     fn shard(&self, route: Route<'_>) -> Option<usize> {
         match route {
-            Route::Key(_) if self.shard_count == 0 => None,
+            Route::Key(_) | Route::User(_) if self.shard_count == 0 => None,
             Route::Key(key) => Some(routing::shard_of_key(key, self.shard_count) as usize),
+            Route::User(user) => {
+                let key = [b"{", user, b"}"].concat();
+                Some(routing::shard_of_key(&key, self.shard_count) as usize)
+            }
             Route::Catalog => Some(0),
             Route::Any => None,
         }

@@ -3,24 +3,28 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use cirrus_proto::limits::SqlLimits;
 use cirrus_proto::routing::shard_of_key;
 use cirrus_proto::v1::Schedule;
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Replication, StateView};
+use cirrus_sql::Schema;
 use cirrus_storage::ShardState;
 
 use crate::CATALOG_SHARD;
-use crate::catalog::Committed;
+use crate::catalog::{Committed, Reads};
 use crate::governor::{Called, Terms};
 use crate::library_cache::{LibraryCache, Runnable};
 use crate::procedure_name::ProcedureName;
 use crate::schedule_catalog;
+use crate::sql::SchemaCache;
 
 /// Reaches the catalog's replica, once the node belongs to a cluster.
 #[derive(Default)]
 pub(crate) struct CatalogHandle {
     replication: OnceLock<(Weak<Replication>, u32)>,
     libraries: LibraryCache,
+    schemas: SchemaCache,
 }
 
 /// What a call runs, by this node's catalog.
@@ -84,6 +88,25 @@ impl CatalogHandle {
         self.runnable(&procedure, key, 0, Duration::ZERO).is_ok_and(|found| {
             found.runnable.declaration(procedure.function).is_some_and(|declaration| declaration.read_only)
         })
+    }
+
+    /// The schema of a dbname, where it has one, once this node has applied the catalog up to `index`. Blocks for at most
+    /// `wait`, and for as long as it takes to run a schema's DDL that is new to this node.
+    pub(crate) fn schema(
+        &self,
+        dbname: &str,
+        index: u64,
+        wait: Duration,
+        limits: &SqlLimits,
+    ) -> Result<Option<Arc<Schema>>, Failure> {
+        let (applied_next, state, _) = self.at_least(index, wait)?;
+        self.schemas.schema(&Committed(&StateView(&state)), applied_next, dbname, limits)
+    }
+
+    /// What `read` finds in this node's replica of the catalog, as it is now.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&dyn Reads) -> Result<T, Failure>) -> Result<T, Failure> {
+        let (_, state, _) = self.at_least(0, Duration::ZERO)?;
+        read(&Committed(&StateView(&state)))
     }
 
     /// The catalog's applied index plus one, its state, which is at least as new, and the shard count.

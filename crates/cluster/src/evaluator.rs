@@ -1,4 +1,4 @@
-//! What a shard's executor runs: key-value commands, procedure calls and turns of schedules, and on shard 0 the
+//! What a shard's executor runs: key-value commands, procedure calls and turns of schedules, SQL, and on shard 0 the
 //! catalog's commands, all under request ids.
 
 mod scheduled;
@@ -10,27 +10,32 @@ use cirrus_engine::{Transaction, evaluate};
 use cirrus_procedures::CallControl;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
+use cirrus_proto::limits::SqlLimits;
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Evaluated, Evaluator, Place, Stopped};
 
 use crate::caller::{Caller, Calling};
 use crate::catalog;
 use crate::catalog_view::CatalogHandle;
+use crate::sql::{SqlCommands, schemas};
 use crate::{library_catalog, schedule_catalog};
 
 /// The catalog's shard.
 pub const CATALOG_SHARD: u32 = 0;
 
-/// One shard's evaluator. It owns the shard's Luau VMs.
+/// One shard's evaluator. It owns the shard's Luau VMs and open SQLite databases.
 pub(crate) struct ShardEvaluator {
     shard_id: u32,
     calls: Caller,
+    sql: SqlCommands,
     catalog: Arc<CatalogHandle>,
 }
 
 impl ShardEvaluator {
-    pub(crate) fn new(shard_id: u32, calling: &Calling) -> Self {
-        ShardEvaluator { shard_id, calls: Caller::new(shard_id, calling), catalog: calling.catalog.clone() }
+    pub(crate) fn new(shard_id: u32, calling: &Calling, sql: SqlLimits) -> Self {
+        let catalog = calling.catalog.clone();
+        let sql = SqlCommands::new(sql, catalog.clone());
+        ShardEvaluator { shard_id, calls: Caller::new(shard_id, calling), sql, catalog }
     }
 
     /// Watches the call that it runs.
@@ -54,6 +59,24 @@ impl ShardEvaluator {
             }
             (Some(Kind::RunSchedule(request)), shard) if shard != CATALOG_SHARD => {
                 return self.run_schedule(request, transaction, place);
+            }
+            (Some(Kind::SqlExecute(command)), shard) if shard != CATALOG_SHARD => {
+                self.sql.execute(command, transaction)?
+            }
+            (Some(Kind::SqlRemove(command)), shard) if shard != CATALOG_SHARD => {
+                self.sql.remove(command, transaction)?
+            }
+            (Some(Kind::SqlImport(command)), shard) if shard != CATALOG_SHARD => {
+                self.sql.import(command, transaction)?
+            }
+            (Some(Kind::SqlUpgrade(command)), shard) if shard != CATALOG_SHARD => {
+                self.sql.upgrade(command, transaction)?
+            }
+            (Some(Kind::SqlPutSchema(request)), CATALOG_SHARD) => {
+                schemas::put(request, transaction, self.sql.limits())?
+            }
+            (Some(Kind::SqlPutSphivedbSettings(request)), CATALOG_SHARD) => {
+                schemas::put_sphivedb_settings(request, transaction)?
             }
             (Some(Kind::RequireCatalog(request)), _) => {
                 transaction.require_catalog(request.catalog_index);
@@ -96,6 +119,12 @@ impl ShardEvaluator {
                 transaction.rollback_to(before);
                 Evaluated { reply: failure_reply(failure), procedure: None }
             }
+            // The note is all that remains. The request failed, so that its id may be used again once the schema is mended.
+            Err(Stopped::Failed(failure)) if failure.reason == Reason::SchemaUpgradeFailed => {
+                transaction.rollback_to(before);
+                self.sql.record_upgrade_failure(command, transaction, &failure)?;
+                return Ok(Evaluated { reply: failure_reply(failure), procedure: None });
+            }
             Err(stopped) => return Err(stopped),
         };
         sessions::remember(transaction, command, &evaluated.reply)?;
@@ -123,6 +152,13 @@ impl Evaluator for ShardEvaluator {
         match &command.kind {
             Some(Kind::Call(request)) => !self.calls.is_quick(request),
             Some(Kind::RunSchedule(_)) => true,
+            Some(
+                Kind::SqlExecute(_)
+                | Kind::SqlRemove(_)
+                | Kind::SqlImport(_)
+                | Kind::SqlUpgrade(_)
+                | Kind::SqlPutSchema(_),
+            ) => true,
             _ => false,
         }
     }

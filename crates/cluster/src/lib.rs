@@ -38,6 +38,7 @@ mod schedule_catalog;
 mod schedule_metrics;
 mod schedule_runner;
 mod schedules;
+pub mod sql;
 mod status;
 mod sweep;
 mod token_bucket;

@@ -38,7 +38,7 @@ impl ClusterNode {
         deadline: Instant,
     ) -> Result<UploadLibraryResponse, Failure> {
         let source = request.source.clone();
-        match self.change_libraries(Kind::UploadLibrary(request), deadline).await? {
+        match self.change_and_fence(Kind::UploadLibrary(request), deadline).await? {
             Some(reply::Kind::UploadLibrary(response)) => {
                 Ok(UploadLibraryResponse { warnings: lint_warnings(source).await, ..response })
             }
@@ -55,7 +55,7 @@ impl ClusterNode {
         request: ActivateLibraryRequest,
         deadline: Instant,
     ) -> Result<ActivateLibraryResponse, Failure> {
-        match self.change_libraries(Kind::ActivateLibrary(request), deadline).await? {
+        match self.change_and_fence(Kind::ActivateLibrary(request), deadline).await? {
             Some(reply::Kind::ActivateLibrary(response)) => Ok(response),
             other => Err(unexpected(other)),
         }
@@ -70,7 +70,7 @@ impl ClusterNode {
         request: RollbackLibraryRequest,
         deadline: Instant,
     ) -> Result<RollbackLibraryResponse, Failure> {
-        match self.change_libraries(Kind::RollbackLibrary(request), deadline).await? {
+        match self.change_and_fence(Kind::RollbackLibrary(request), deadline).await? {
             Some(reply::Kind::RollbackLibrary(response)) => Ok(response),
             other => Err(unexpected(other)),
         }
@@ -85,7 +85,7 @@ impl ClusterNode {
         request: SetLibraryLimitsRequest,
         deadline: Instant,
     ) -> Result<SetLibraryLimitsResponse, Failure> {
-        match self.change_libraries(Kind::SetLibraryLimits(request), deadline).await? {
+        match self.change_and_fence(Kind::SetLibraryLimits(request), deadline).await? {
             Some(reply::Kind::SetLibraryLimits(response)) => Ok(response),
             other => Err(unexpected(other)),
         }
@@ -100,7 +100,7 @@ impl ClusterNode {
         request: DeleteLibraryRequest,
         deadline: Instant,
     ) -> Result<DeleteLibraryResponse, Failure> {
-        match self.change_libraries(Kind::DeleteLibrary(request), deadline).await? {
+        match self.change_and_fence(Kind::DeleteLibrary(request), deadline).await? {
             Some(reply::Kind::DeleteLibrary(response)) => Ok(response),
             other => Err(unexpected(other)),
         }
@@ -164,7 +164,7 @@ impl ClusterNode {
     }
 
     /// As [`ClusterNode::change_catalog`]; then every call evaluated from now on sees the change.
-    async fn change_libraries(&self, kind: Kind, deadline: Instant) -> Result<Option<reply::Kind>, Failure> {
+    pub(crate) async fn change_and_fence(&self, kind: Kind, deadline: Instant) -> Result<Option<reply::Kind>, Failure> {
         let executed = self.change_catalog(kind, deadline).await?;
         let required = Kind::RequireCatalog(RequireCatalog { catalog_index: executed.applied_index });
         let command = Command { kind: Some(required) };

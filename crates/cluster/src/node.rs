@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cirrus_proto::internal::v1::{
     Command, ExecuteRequest, ExecuteResponse, Query, QueryResult, Reply, execute_request, execute_response,
 };
-use cirrus_proto::limits::Limits;
+use cirrus_proto::limits::{Limits, SqlLimits};
 use cirrus_proto::v1::CallRequest;
 use cirrus_proto::{Failure, Reason, routing};
 use cirrus_replication::{Executed, LeaderView, Node, Replication, ReplicationConfig, Shard, Submitted, Timing};
@@ -25,6 +25,7 @@ use crate::log_book::{self, LogBook, LogSettings};
 use crate::query::run_query;
 use crate::read_calls::ReadCalls;
 use crate::running_calls::{CallControls, RuntimeId};
+use crate::sql::SqlReads;
 use crate::{bootstrap, governor, placement, schedule_metrics, schedule_runner, sweep};
 
 /// How long a request waits between looks for a leader.
@@ -50,6 +51,8 @@ pub struct NodeConfig {
     pub shard_count: u32,
     /// What is enforced.
     pub limits: Limits,
+    /// What is enforced of databases and the requests to them.
+    pub sql: SqlLimits,
     /// Heartbeats, elections, snapshots.
     pub timing: Timing,
     /// Caches and buffers.
@@ -105,6 +108,7 @@ pub struct ClusterNode {
     read_calls: ReadCalls,
     pub(crate) governor: Arc<Governor>,
     pub(crate) log_book: Arc<LogBook>,
+    sql_reads: SqlReads,
     hints: LeaderHints,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -127,7 +131,9 @@ impl ClusterNode {
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|error| Failure::internal(format!("{}: {error}", config.data_dir.display())))?;
         let catalog = Arc::new(CatalogHandle::default());
-        let limits = config.limits;
+        let (limits, sql) = (config.limits, config.sql);
+        // What is wrong with the limits, or with SQLite, is found before any shard starts.
+        cirrus_sql::Databases::new(sql)?;
         let procedures = Arc::new(KnownProcedures::default());
         let governor = Arc::new(Governor::new(config.suspension, procedures.clone()));
         let log_book = LogBook::new(config.node_id, config.logs);
@@ -153,7 +159,7 @@ impl ClusterNode {
                 storage: config.storage.clone(),
             },
             Arc::new(move |shard_id| {
-                let evaluator = ShardEvaluator::new(shard_id, &calling);
+                let evaluator = ShardEvaluator::new(shard_id, &calling, sql);
                 controls.register(RuntimeId::Shard(shard_id), evaluator.control());
                 Box::new(evaluator)
             }),
@@ -161,6 +167,7 @@ impl ClusterNode {
         let node = Arc::new(ClusterNode {
             config,
             replication,
+            sql_reads: SqlReads::new(sql, catalog.clone()),
             catalog,
             forwarder: Forwarder::default(),
             membership: OnceLock::new(),
@@ -221,6 +228,11 @@ impl ClusterNode {
     /// What is enforced.
     pub fn limits(&self) -> &Limits {
         &self.config.limits
+    }
+
+    /// What is enforced of databases.
+    pub fn sql_limits(&self) -> &SqlLimits {
+        &self.config.sql
     }
 
     /// The local replica of a shard, if it leads.
@@ -310,7 +322,9 @@ impl ClusterNode {
         loop {
             let failure = match self.replication.shard(shard_id) {
                 Some(shard) if query.consistency() == cirrus_proto::v1::ReadConsistency::Stale || shard.leads() => {
-                    match run_query(&shard, &query, &self.config.limits, &self.read_calls, deadline).await {
+                    match run_query(&shard, &query, &self.config.limits, (&self.read_calls, &self.sql_reads), deadline)
+                        .await
+                    {
                         Ok(value) => return Ok(Routed { value, leader_address: None }),
                         Err(failure) => failure,
                     }
@@ -377,7 +391,7 @@ impl ClusterNode {
     }
 
     /// Returns to try again where nothing happened and a leader may be there soon; else gives the failure back.
-    async fn pause_before_retry(
+    pub(crate) async fn pause_before_retry(
         &self,
         shard_id: u32,
         failure: Failure,
@@ -396,7 +410,7 @@ impl ClusterNode {
         Ok(())
     }
 
-    fn elsewhere(&self, shard_id: u32) -> Failure {
+    pub(crate) fn elsewhere(&self, shard_id: u32) -> Failure {
         match self.replication.shard(shard_id) {
             Some(shard) => shard.elsewhere(),
             None => Failure::new(Reason::NoLeader, format!("this node has no replica of shard {shard_id}"))
@@ -405,7 +419,7 @@ impl ClusterNode {
     }
 
     /// Where the shard's leader is reached, if it is another node.
-    fn leader_address(&self, shard_id: u32) -> Option<String> {
+    pub(crate) fn leader_address(&self, shard_id: u32) -> Option<String> {
         match self.replication.shard(shard_id) {
             Some(shard) => {
                 let leader = shard.leader().borrow().leader.clone();

@@ -7,12 +7,13 @@ use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::query::Kind;
 use cirrus_proto::internal::v1::{Query, QueryResult, ScheduleList, ScheduleProgressResult, query_result};
 use cirrus_proto::limits::Limits;
-use cirrus_proto::v1::{GetLibraryResponse, ReadConsistency};
+use cirrus_proto::v1::{GetLibraryResponse, ReadConsistency, SqlGetSchemaResponse, SqlListSchemasResponse};
 use cirrus_replication::{Shard, wall_clock};
 
 use crate::catalog::Committed;
 use crate::evaluator::CATALOG_SHARD;
 use crate::read_calls::ReadCalls;
+use crate::sql::{SqlReads, schemas};
 use crate::{library_catalog, schedule_catalog};
 
 /// Waits for what the consistency asks for, then reads one moment of the state.
@@ -20,20 +21,32 @@ pub(crate) async fn run_query(
     shard: &Shard,
     query: &Query,
     limits: &Limits,
-    calls: &ReadCalls,
+    (calls, sql): (&ReadCalls, &SqlReads),
     deadline: Instant,
 ) -> Result<QueryResult, Failure> {
-    match query.consistency() {
-        ReadConsistency::Unspecified | ReadConsistency::Linearizable => shard.read_barrier(deadline).await?,
-        ReadConsistency::Lease => shard.lease_barrier(deadline).await?,
-        ReadConsistency::Stale => {}
-    }
+    await_consistency(shard, query.consistency(), deadline).await?;
     match &query.kind {
         Some(Kind::Call(request)) if shard.id() != CATALOG_SHARD => {
             let response = calls.run(shard, request.clone(), deadline).await?;
             Ok(QueryResult { kind: Some(query_result::Kind::Call(response)) })
         }
+        Some(kind @ (Kind::SqlQuery(_) | Kind::SqlDescribe(_) | Kind::SqlList(_))) if shard.id() != CATALOG_SHARD => {
+            Ok(QueryResult { kind: Some(sql.run(shard, kind.clone(), deadline).await?) })
+        }
         _ => read(shard, query, limits),
+    }
+}
+
+/// Returns once the replica may be read at that consistency.
+pub(crate) async fn await_consistency(
+    shard: &Shard,
+    consistency: ReadConsistency,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    match consistency {
+        ReadConsistency::Unspecified | ReadConsistency::Linearizable => shard.read_barrier(deadline).await,
+        ReadConsistency::Lease => shard.lease_barrier(deadline).await,
+        ReadConsistency::Stale => Ok(()),
     }
 }
 
@@ -67,6 +80,16 @@ fn read(shard: &Shard, query: &Query, limits: &Limits) -> Result<QueryResult, Fa
                 }
             }
             query_result::Kind::ScheduleProgress(result)
+        }
+        Some(Kind::SqlGetSchema(request)) if shard.id() == CATALOG_SHARD => {
+            let schema = schemas::required(&Committed(&view), &request.dbname)?;
+            query_result::Kind::SqlGetSchema(SqlGetSchemaResponse { schema: Some(schema) })
+        }
+        Some(Kind::SqlListSchemas(_)) if shard.id() == CATALOG_SHARD => {
+            query_result::Kind::SqlListSchemas(SqlListSchemasResponse { schemas: schemas::all(&Committed(&view))? })
+        }
+        Some(Kind::SqlGetSphivedbSettings(_)) if shard.id() == CATALOG_SHARD => {
+            query_result::Kind::SqlGetSphivedbSettings(schemas::sphivedb_settings(&Committed(&view))?)
         }
         _ => return Err(Failure::internal(format!("shard {} does not answer this query", shard.id()))),
     };

@@ -7,7 +7,7 @@ use cirrus_proto::internal::v1::{Command, Reply, reply};
 use crate::{Transaction, batch, commands, sweep, transact};
 
 /// Runs a key-value command or a sweep: its writes are in the transaction afterwards, its answer is
-/// returned. A failure leaves the transaction as it was. Calls and the catalog's commands are evaluated
+/// returned. A failure leaves the transaction as it was. Calls, SQL and the catalog's commands are evaluated
 /// elsewhere; handing one in is the caller's mistake and fails with `INTERNAL`.
 ///
 /// The command must have passed [`crate::validate`].
@@ -38,6 +38,12 @@ fn run(command: &Command, tx: &mut Transaction<'_>) -> Result<reply::Kind, Failu
             | Kind::DeleteSchedule(_)
             | Kind::RunSchedule(_)
             | Kind::SetLibraryLimits(_)
+            | Kind::SqlExecute(_)
+            | Kind::SqlRemove(_)
+            | Kind::SqlImport(_)
+            | Kind::SqlPutSchema(_)
+            | Kind::SqlPutSphivedbSettings(_)
+            | Kind::SqlUpgrade(_)
             | Kind::RegisterNode(_)
             | Kind::CreateCluster(_)
             | Kind::RequireCatalog(_),

@@ -5,11 +5,12 @@ use cirrus_proto::internal::v1::Command;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::routing;
 use cirrus_proto::v1::transact_operation::Operation;
-use cirrus_proto::v1::{TransactOperation, WriteOperation, write_operation};
+use cirrus_proto::v1::{SqlDatabase, TransactOperation, WriteOperation, write_operation};
 
 /// Every key that the command names, in its order. All must lie in one shard; that is the router's to
 /// check, since shards are not known here. A call names its routing key only: what its procedure touches
-/// is checked as it runs. Commands of the catalog or of the shard itself name none.
+/// is checked as it runs. Commands of the catalog or of the shard itself name none, nor do those of SQL, which
+/// [`database`] routes.
 pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
     let mut more_keys: &[Bytes] = &[];
     let (key, batch, transact) = match &command.kind {
@@ -31,6 +32,12 @@ pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
             | Kind::DeleteSchedule(_)
             | Kind::RunSchedule(_)
             | Kind::SetLibraryLimits(_)
+            | Kind::SqlExecute(_)
+            | Kind::SqlRemove(_)
+            | Kind::SqlImport(_)
+            | Kind::SqlPutSchema(_)
+            | Kind::SqlPutSphivedbSettings(_)
+            | Kind::SqlUpgrade(_)
             | Kind::RegisterNode(_)
             | Kind::CreateCluster(_)
             | Kind::RequireCatalog(_)
@@ -44,6 +51,17 @@ pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
         transact.compare.iter().map(|compare| &compare.key).chain(operations)
     });
     key.into_iter().chain(more_keys).chain(batch).chain(transact)
+}
+
+/// The database that a SQL command is for, whose user picks the shard.
+pub fn database(command: &Command) -> Option<&SqlDatabase> {
+    match command.kind.as_ref()? {
+        Kind::SqlExecute(command) => command.request.as_ref()?.database.as_ref(),
+        Kind::SqlRemove(command) => command.request.as_ref()?.database.as_ref(),
+        Kind::SqlImport(command) => command.database.as_ref(),
+        Kind::SqlUpgrade(command) => command.database.as_ref(),
+        _ => None,
+    }
 }
 
 /// The part of the command's first key that picks its shard; `None` for a command without keys.

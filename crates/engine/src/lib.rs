@@ -55,11 +55,11 @@ mod write_set;
 
 pub use evaluate::evaluate;
 pub use head::{Moment, ShardHead};
-pub use keys::{keys, routing_key};
+pub use keys::{database, keys, routing_key};
 pub use memory::MemoryView;
 pub use number::parse_integer;
 pub use overlay::{Overlaid, Overlay};
 pub use reads::{get, shard_scan};
 pub use transaction::{Savepoint, Transaction, Value};
-pub use validate::validate;
+pub use validate::{named_database, statements, validate};
 pub use view::{View, ViewError, Visit};

@@ -87,6 +87,11 @@ pub fn request_id(command: &Command) -> Option<&RequestId> {
         Kind::DeleteLibrary(request) => request.request_id.as_ref(),
         Kind::ActivateLibrary(request) => request.request_id.as_ref(),
         Kind::RollbackLibrary(request) => request.request_id.as_ref(),
+        Kind::SqlExecute(command) => command.request.as_ref()?.request_id.as_ref(),
+        Kind::SqlRemove(command) => command.request.as_ref()?.request_id.as_ref(),
+        Kind::SqlImport(command) => command.request_id.as_ref(),
+        Kind::SqlPutSchema(request) => request.request_id.as_ref(),
+        Kind::SqlPutSphivedbSettings(request) => request.request_id.as_ref(),
         Kind::ScheduleProcedure(request) => request.request_id.as_ref(),
         Kind::DeleteSchedule(request) => request.request_id.as_ref(),
         Kind::SetLibraryLimits(request) => request.request_id.as_ref(),
@@ -94,7 +99,8 @@ pub fn request_id(command: &Command) -> Option<&RequestId> {
         | Kind::CreateCluster(_)
         | Kind::RequireCatalog(_)
         | Kind::SweepExpired(_)
-        | Kind::RunSchedule(_) => None,
+        | Kind::RunSchedule(_)
+        | Kind::SqlUpgrade(_) => None,
     }
 }
 
@@ -184,8 +190,8 @@ pub(crate) fn sweep(tx: &mut Transaction<'_>, budget: &mut Budget) -> Result<boo
     Ok(false)
 }
 
-/// Whether the id is well formed.
-pub(crate) fn check_request_id(id: &RequestId) -> Result<(), Failure> {
+/// Whether the id is well formed. Fails with `INVALID_FIELD`.
+pub fn check_request_id(id: &RequestId) -> Result<(), Failure> {
     if id.client_id.is_empty() || id.client_id.len() > CLIENT_ID_BYTES_MAX {
         let problem = format!("must be 1 to {CLIENT_ID_BYTES_MAX} bytes, is {}", id.client_id.len());
         return Err(Failure::invalid_field("request_id.client_id", problem));
@@ -283,6 +289,11 @@ fn fingerprint(command: &Command) -> [u8; 32] {
         Some(Kind::DeleteLibrary(request)) => request.request_id = None,
         Some(Kind::ActivateLibrary(request)) => request.request_id = None,
         Some(Kind::RollbackLibrary(request)) => request.request_id = None,
+        Some(Kind::SqlExecute(command)) => command.request.iter_mut().for_each(|request| request.request_id = None),
+        Some(Kind::SqlRemove(command)) => command.request.iter_mut().for_each(|request| request.request_id = None),
+        Some(Kind::SqlImport(command)) => command.request_id = None,
+        Some(Kind::SqlPutSchema(request)) => request.request_id = None,
+        Some(Kind::SqlPutSphivedbSettings(request)) => request.request_id = None,
         Some(Kind::ScheduleProcedure(request)) => request.request_id = None,
         Some(Kind::DeleteSchedule(request)) => request.request_id = None,
         Some(Kind::SetLibraryLimits(request)) => request.request_id = None,
@@ -291,7 +302,8 @@ fn fingerprint(command: &Command) -> [u8; 32] {
             | Kind::CreateCluster(_)
             | Kind::RequireCatalog(_)
             | Kind::SweepExpired(_)
-            | Kind::RunSchedule(_),
+            | Kind::RunSchedule(_)
+            | Kind::SqlUpgrade(_),
         )
         | None => {}
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cirrus_proto::internal::v1::Table;
 
 /// `Table` counts from 0 (unspecified) to its last variant.
-const TABLE_COUNT: usize = Table::Catalog as usize + 1;
+const TABLE_COUNT: usize = Table::Sql as usize + 1;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PerTable<T>([T; TABLE_COUNT]);

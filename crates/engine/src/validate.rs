@@ -3,15 +3,15 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use cirrus_proto::internal::v1::Command;
 use cirrus_proto::internal::v1::command::Kind;
+use cirrus_proto::internal::v1::{Command, SqlExecute, SqlRemove};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::{
     ActivateLibraryRequest, BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, LibraryPin,
-    MissedTicks, PutRequest, ReadConsistency, RequestId, ScheduleProcedureRequest, SetLibraryLimitsRequest,
-    TransactOperation, TransactRequest, WriteCondition, WriteOperation, transact_operation, write_condition,
-    write_operation,
+    MissedTicks, PutRequest, ReadConsistency, RequestId, ScheduleProcedureRequest, SetLibraryLimitsRequest, SqlCell,
+    SqlDatabase, SqlPutSchemaRequest, SqlStatement, TransactOperation, TransactRequest, WriteCondition, WriteOperation,
+    transact_operation, write_condition, write_operation,
 };
 use cirrus_proto::value::VALUE_DEPTH_MAX;
 use cirrus_proto::{Failure, Reason};
@@ -77,6 +77,25 @@ pub fn validate(command: &Command, limits: &Limits) -> Result<(), Failure> {
         Some(Kind::DeleteSchedule(request)) => name(&request.name),
         Some(Kind::RunSchedule(request)) => name(&request.name),
         Some(Kind::SetLibraryLimits(request)) => library_limits(request),
+        Some(Kind::SqlExecute(SqlExecute { request: Some(request), .. })) => {
+            named_database(request.database.as_ref())?;
+            statements(&request.statements, limits)
+        }
+        Some(Kind::SqlRemove(SqlRemove { request: Some(request), .. })) => {
+            named_database(request.database.as_ref()).map(drop)
+        }
+        Some(Kind::SqlImport(command)) => {
+            named_database(command.database.as_ref())?;
+            check_write_set(command.pages.len(), limits)
+        }
+        Some(Kind::SqlUpgrade(command)) => named_database(command.database.as_ref()).map(drop),
+        Some(Kind::SqlPutSchema(request)) => schema(request, limits),
+        Some(Kind::SqlPutSphivedbSettings(request)) if request.first_dbfile > request.last_dbfile => {
+            let problem = format!("{} is below first_dbfile, {}", request.last_dbfile, request.first_dbfile);
+            Err(Failure::invalid_field("last_dbfile", problem))
+        }
+        Some(Kind::SqlPutSphivedbSettings(_)) => Ok(()),
+        Some(Kind::SqlExecute(_) | Kind::SqlRemove(_)) => Err(Failure::invalid_field("request", "must be set")),
         Some(Kind::SweepExpired(request)) if request.limit == 0 => {
             Err(Failure::invalid_field("limit", "must be at least 1"))
         }
@@ -221,6 +240,59 @@ fn call(request: &CallRequest, limits: &Limits) -> Result<(), Failure> {
         return Err(Failure::invalid_field("consistency", problem));
     }
     call_arguments(request, limits)
+}
+
+/// Checks that a database is named. Its lengths are checked where SQL runs.
+pub fn named_database(database: Option<&SqlDatabase>) -> Result<&SqlDatabase, Failure> {
+    match database {
+        None => Err(Failure::invalid_field("database", "must be set")),
+        Some(database) if database.user.is_empty() => Err(Failure::invalid_field("database.user", "must not be empty")),
+        Some(database) if database.dbname.is_empty() => {
+            Err(Failure::invalid_field("database.dbname", "must not be empty"))
+        }
+        Some(database) => Ok(database),
+    }
+}
+
+/// What is wrong with the texts shows where SQL runs.
+fn schema(request: &SqlPutSchemaRequest, limits: &Limits) -> Result<(), Failure> {
+    if request.dbname.is_empty() {
+        return Err(Failure::invalid_field("dbname", "must not be empty"));
+    }
+    // It is stored as one value, so it must leave room in a write set.
+    let (bytes, limit) = (request.encoded_len(), limits.write_set_bytes / 2);
+    if bytes > limit {
+        let problem = format!("the schema is {bytes} bytes in all, above the limit of {limit}");
+        return Err(Failure::invalid_field("ddl", problem).with("actual", bytes).with("limit", limit));
+    }
+    Ok(())
+}
+
+/// Checks what statements say, whether they write or read. What SQL itself bounds is checked where it runs.
+pub fn statements(statements: &[SqlStatement], limits: &Limits) -> Result<(), Failure> {
+    if statements.is_empty() {
+        return Err(Failure::invalid_field("statements", "a request needs at least one"));
+    }
+    for (index, statement) in statements.iter().enumerate() {
+        let refused =
+            |field: &str, problem: &str| Failure::invalid_field(&format!("statements[{index}].{field}"), problem);
+        if !statement.parameters.is_empty() && !statement.named_parameters.is_empty() {
+            return Err(refused("parameters", "are given by position or by name, not both"));
+        }
+        if statement.parameters.iter().any(|cell| cell.kind.is_none()) {
+            return Err(refused("parameters", "has a cell without a kind"));
+        }
+        let has_kind = |cell: &Option<SqlCell>| cell.as_ref().is_some_and(|cell| cell.kind.is_some());
+        if !statement.named_parameters.iter().all(|parameter| has_kind(&parameter.value)) {
+            return Err(refused("named_parameters", "has a cell without a kind"));
+        }
+    }
+    let (bytes, limit) = (statements.iter().map(Message::encoded_len).sum::<usize>(), limits.write_set_bytes);
+    if bytes > limit {
+        let problem = format!("{bytes} bytes in all, above the limit of {limit}");
+        return Err(Failure::invalid_field("statements", problem).with("actual", bytes).with("limit", limit));
+    }
+    Ok(())
 }
 
 fn call_arguments(request: &CallRequest, limits: &Limits) -> Result<(), Failure> {

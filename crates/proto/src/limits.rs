@@ -56,3 +56,69 @@ impl Default for Limits {
         Self::DEFAULT
     }
 }
+
+/// The limits of databases and of the requests to them. All are enforced with a [`Failure`](crate::Failure) that
+/// names the limit and, where it is known, the actual size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SqlLimits {
+    /// Largest database, bytes of its pages.
+    pub database_bytes: usize,
+    /// Bytes of a page of a database that is created: a power of two from 512 to 65,536.
+    pub page_bytes: usize,
+    /// Longest user of a database, bytes.
+    pub user_bytes: usize,
+    /// Longest dbname, bytes.
+    pub dbname_bytes: usize,
+    /// Most statements in one request.
+    pub statements: usize,
+    /// Longest text of one statement, bytes.
+    pub sql_bytes: usize,
+    /// Longest string, blob or row, bytes.
+    pub value_bytes: usize,
+    /// CPU time of one request's statements, milliseconds.
+    pub cpu_ms: u64,
+    /// CPU time of bringing a database to its schema's version, milliseconds.
+    pub upgrade_cpu_ms: u64,
+    /// CPU time of checking and converting a file that is imported, milliseconds.
+    pub import_cpu_ms: u64,
+    /// What SQLite may allocate for one request, bytes.
+    pub memory_bytes: usize,
+    /// Most rows in all of one request's results.
+    pub reply_rows: usize,
+    /// Most bytes in all of one request's results.
+    pub reply_bytes: usize,
+    /// Most databases in a page of a list.
+    pub list_databases: usize,
+    /// Most databases that one shard keeps open.
+    pub open_databases: usize,
+    /// Most memory that one shard's open databases keep, bytes.
+    pub open_bytes: usize,
+}
+
+impl SqlLimits {
+    /// The defaults that the documentation states.
+    pub const DEFAULT: SqlLimits = SqlLimits {
+        database_bytes: 64 * 1024 * 1024,
+        page_bytes: 1024,
+        user_bytes: 256,
+        dbname_bytes: 64,
+        statements: 1000,
+        sql_bytes: 1024 * 1024,
+        value_bytes: 1024 * 1024,
+        cpu_ms: 1000,
+        upgrade_cpu_ms: 2000,
+        import_cpu_ms: 10_000,
+        memory_bytes: 64 * 1024 * 1024,
+        reply_rows: 100_000,
+        reply_bytes: 4 * 1024 * 1024,
+        list_databases: 1000,
+        open_databases: 1000,
+        open_bytes: 32 * 1024 * 1024,
+    };
+}
+
+impl Default for SqlLimits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}

@@ -117,6 +117,42 @@ reasons! {
     LibraryBusy = "LIBRARY_BUSY", ResourceExhausted, Retry;
     /// The library's calls have used up their share of the node's CPU time.
     LibraryBudgetExceeded = "LIBRARY_BUDGET_EXCEEDED", ResourceExhausted, Retry;
+    /// SQLite refuses the statement: its syntax, a name that is not there, a value of the wrong kind.
+    SqlInvalid = "SQL_INVALID", InvalidArgument, FixRequest;
+    /// A constraint of the database refuses what the statement would store.
+    SqlConstraint = "SQL_CONSTRAINT", FailedPrecondition, FixRequest;
+    /// The statement does what no request may do to a database.
+    SqlNotAllowed = "SQL_NOT_ALLOWED", InvalidArgument, FixRequest;
+    /// A query has a statement that writes.
+    SqlReadOnly = "SQL_READ_ONLY", InvalidArgument, FixRequest;
+    /// The statements used more CPU time than the limit and were stopped.
+    SqlTimeout = "SQL_TIMEOUT", Aborted, FixRequest;
+    /// Somebody killed the request.
+    SqlKilled = "SQL_KILLED", Aborted, FixRequest;
+    /// The statements used more memory than the limit and were stopped.
+    SqlMemory = "SQL_MEMORY", Aborted, FixRequest;
+    /// A string, blob or row is longer than the limit, or a statement more complex than one.
+    SqlTooLarge = "SQL_TOO_LARGE", InvalidArgument, FixRequest;
+    /// The results have more rows or bytes than the limit.
+    SqlReplyTooLarge = "SQL_REPLY_TOO_LARGE", Aborted, FixRequest;
+    /// The database would be larger than the limit.
+    DatabaseTooLarge = "DATABASE_TOO_LARGE", FailedPrecondition, FixRequest;
+    /// There is no such database.
+    DatabaseNotFound = "DATABASE_NOT_FOUND", NotFound, FixRequest;
+    /// The database is there already.
+    DatabaseExists = "DATABASE_EXISTS", AlreadyExists, FixRequest;
+    /// The database is being imported or removed, which takes several steps.
+    DatabaseBusy = "DATABASE_BUSY", Unavailable, Retry;
+    /// The file to import is no sound SQLite database.
+    DatabaseInvalid = "DATABASE_INVALID", InvalidArgument, FixRequest;
+    /// SQLite finds the stored database damaged.
+    DatabaseDamaged = "DATABASE_DAMAGED", DataLoss, Report;
+    /// There is no schema of that dbname.
+    SchemaNotFound = "SCHEMA_NOT_FOUND", NotFound, FixRequest;
+    /// A schema's DDL or migrations cannot be declared as they are.
+    SchemaInvalid = "SCHEMA_INVALID", InvalidArgument, FixRequest;
+    /// The database could not be brought to its schema's version, and stays as it was.
+    SchemaUpgradeFailed = "SCHEMA_UPGRADE_FAILED", FailedPrecondition, FixRequest;
     /// The shard's mailbox is full.
     MailboxFull = "MAILBOX_FULL", ResourceExhausted, Retry;
     /// The node holds too many connections or requests.

@@ -117,8 +117,10 @@ fn check_service(service: &ServiceDescriptor, complaints: &mut Vec<String>) {
             for (message, expected) in
                 [(rpc.input(), format!("{name}Request")), (rpc.output(), format!("{name}Response"))]
             {
-                require(message.name() == expected, complaints, || {
-                    format!("rpc {name} has {}, not {expected}", message.name())
+                // Either form is one of buf's: `List` of `Sql` has a `ListRequest` or a `SqlListRequest`.
+                let with_service = format!("{}{expected}", service.name());
+                require(message.name() == expected || message.name() == with_service, complaints, || {
+                    format!("rpc {name} has {}, not {expected} or {with_service}", message.name())
                 });
             }
         }

@@ -9,6 +9,8 @@
 //! An unknown key in the file is an error that names it. An unknown `CIRRUS_*` variable is not: container
 //! platforms set such names for their own purposes, and the client commands have variables of theirs.
 
+mod sql;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use figment::{Metadata, Profile, Provider};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::validation;
+pub use sql::SqlSection;
 
 /// The prefix of environment variables that configure a node.
 pub const ENVIRONMENT_PREFIX: &str = "CIRRUS_";
@@ -56,6 +59,8 @@ pub struct ServerConfig {
     pub limits: LimitsSection,
     /// Procedures that do harm, and what calls log.
     pub procedures: ProceduresSection,
+    /// What databases and the requests to them may take.
+    pub sql: SqlSection,
     /// Memory for RocksDB.
     pub storage: StorageSection,
     /// What is logged, and how.
@@ -303,6 +308,7 @@ impl Default for ServerConfig {
             replication: ReplicationSection::default(),
             limits: LimitsSection::default(),
             procedures: ProceduresSection::default(),
+            sql: SqlSection::default(),
             storage: StorageSection::default(),
             log: LogSection::default(),
         }
@@ -533,6 +539,7 @@ mod tests {
         assert_eq!(config.limits.limits(), Limits::DEFAULT);
         assert_eq!(config.procedures.suspension(), SuspensionSettings::default());
         assert_eq!(config.procedures.logs(), LogSettings::default());
+        assert_eq!(config.sql.limits(), cirrus_proto::limits::SqlLimits::DEFAULT);
     }
 
     #[test]
@@ -594,6 +601,9 @@ mod tests {
             ("[procedures]\nlog_lines_kept = 10001", &[], &["procedures.log_lines_kept", "10000"]),
             ("[procedures]\nlog_lines_per_second = 0", &[], &["procedures.log_lines_per_second"]),
             ("[procedures]\nsuspend_max_ms = 86400001", &[], &["procedures.suspend_max_ms", "a day"]),
+            ("[sql]\npage_bytes = 1000", &[], &["sql.page_bytes"]),
+            ("[sql]\ncpu_ms = 0", &[], &["sql.cpu_ms"]),
+            ("[sql]\nreply_bytes = 16000000", &[], &["sql.reply_bytes"]),
             ("[log]\nfilter = \"cirrus=loud\"", &[], &["log.filter"]),
             ("[log]\nformat = \"xml\"", &[], &["xml", "text"]),
             ("[storage]\nblock_cache_mib = 0", &[], &["storage.block_cache_mib"]),

@@ -86,6 +86,9 @@ impl Edge {
     /// Validates a command and finds its shard.
     pub(crate) fn route(&self, command: &Command) -> Result<u32, Failure> {
         cirrus_engine::validate(command, &self.limits)?;
+        if let Some(database) = cirrus_engine::database(command) {
+            return self.node.shard_of_user(&database.user);
+        }
         routing::shard_of_command(command, |key| self.node.shard_of(key))
     }
 
@@ -169,7 +172,7 @@ pub(crate) fn read_span(rpc: &'static str, shard_id: u32) -> Span {
     tracing::debug_span!("request", rpc, shard = shard_id)
 }
 
-fn respond<R>(routed: Routed<R>) -> Result<Response<R>, Status> {
+pub(crate) fn respond<R>(routed: Routed<R>) -> Result<Response<R>, Status> {
     let mut response = Response::new(routed.value);
     if let Some(address) = routed.leader_address {
         let address = address.parse().map_err(|_| Failure::internal("the leader's address is not ASCII"))?;

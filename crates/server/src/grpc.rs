@@ -10,6 +10,7 @@ use cirrus_proto::v1::cluster_server::ClusterServer;
 use cirrus_proto::v1::key_value_client::KeyValueClient;
 use cirrus_proto::v1::key_value_server::{KeyValueServer, SERVICE_NAME as KEY_VALUE_SERVICE};
 use cirrus_proto::v1::procedures_server::ProceduresServer;
+use cirrus_proto::v1::sql_server::SqlServer;
 use futures::future::{BoxFuture, Either};
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -24,6 +25,7 @@ use crate::key_value::KeyValueService;
 use crate::logs::Logs;
 use crate::node::NodeService;
 use crate::procedures::ProceduresService;
+use crate::sql::SqlService;
 
 /// The largest message of the public services. Far above the limits on what is in it, so that a value that is
 /// too large meets the limit that names it.
@@ -87,12 +89,14 @@ pub(crate) fn services(
     edge: &Arc<Edge>,
     key_value: KeyValueService,
     logs: Logs,
+    sql: SqlService,
     health: HealthReporter,
 ) -> Result<Services, tonic_reflection::server::Error> {
     let procedures = ProceduresService::new(Arc::clone(edge), logs);
     let cluster = ClusterService::new(Arc::clone(edge));
     let node = NodeService::new(Arc::clone(edge));
     let others = Routes::new(ProceduresServer::new(procedures).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(SqlServer::new(sql).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ClusterServer::new(cluster))
         .add_service(NodeServer::new(node).max_decoding_message_size(cirrus_replication::MESSAGE_BYTES_MAX))
         .add_service(HealthServer::new(HealthService::from_health_reporter(health)))

@@ -1,10 +1,12 @@
-//! The HTTP listener: metrics and probes.
+//! The HTTP listener: metrics and probes, and SPHiveDB's protocol.
 //!
 //! | path | answer |
 //! | --- | --- |
 //! | `/metrics` | Prometheus text |
 //! | `/livez` | 200, or 503 where only a restart helps |
 //! | `/readyz` | 200, or 503 with the reason in one line |
+//!
+//! `POST /sphivedb` is in `sphivedb`.
 
 use axum::Router;
 use axum::extract::State as Shared;

@@ -1,6 +1,6 @@
 //! The node as its clients and operators meet it: gRPC and HTTP listeners, configuration, metrics and probes.
 //!
-//! Owns everything that speaks to the outside: the services `KeyValue`, `Procedures` and `Cluster` of
+//! Owns everything that speaks to the outside: the services `KeyValue`, `Procedures`, `Sql` and `Cluster` of
 //! `cirrus.v1`, the node-to-node service `Node`, reflection and health; what a request may take ([`config`]);
 //! and the order in which a node starts and stops ([`serve`]).
 //!
@@ -45,6 +45,8 @@ mod readiness;
 mod routing;
 mod scan;
 pub mod serve;
+mod sphivedb;
+mod sql;
 mod validation;
 
 pub use config::{ConfigError, Flags, ServerConfig};

@@ -23,6 +23,8 @@ use crate::peers::Peers;
 use crate::pipeline::Pipelines;
 use crate::readiness::{self, State};
 use crate::scan::Scans;
+use crate::sphivedb::{self, LateEdge};
+use crate::sql::SqlService;
 use crate::{grpc, http, logging, observation, validation};
 
 /// Handing leadership over and flushing may take this long.
@@ -96,7 +98,9 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
     background.spawn(observation::upkeep(recorder.clone()));
     // Probes answer while storage is being opened.
     let http_connections = Connections::new(http_listener, "http", HTTP_CONNECTIONS_MAX);
-    let router = http::router(stop.state.subscribe(), recorder.clone());
+    let late_edge = LateEdge::default();
+    let router = http::router(stop.state.subscribe(), recorder.clone())
+        .merge(sphivedb::router(Arc::clone(&late_edge), config.sql.http_body_bytes));
     background.spawn(async move {
         if let Err(error) = axum::serve(http_connections, router).await {
             tracing::error!(%error, "the HTTP listener failed");
@@ -120,12 +124,17 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
         },
         requests: Admission::new("requests", limits.requests_in_flight),
     });
+    // Nobody else sets it.
+    let _ = late_edge.set(Arc::clone(&edge));
+    let peers = Peers::default();
     let scans = Scans::new(Arc::clone(&edge), limits.scan_streams);
-    let pipelines = Pipelines::new(Arc::clone(&edge), limits, Peers::default(), stop.streams.subscribe());
-    let under_way = [edge.requests.clone(), scans.admission().clone(), pipelines.admission().clone()];
+    let pipelines = Pipelines::new(Arc::clone(&edge), limits, peers.clone(), stop.streams.subscribe());
+    let sql = SqlService::new(Arc::clone(&edge), peers, config.sql.imports, config.sql.exports);
+    let [exports, imports] = sql.admissions();
+    let under_way = [edge.requests.clone(), scans.admission().clone(), pipelines.admission().clone(), exports, imports];
     let key_value = KeyValueService::new(Arc::clone(&edge), scans, Arc::new(pipelines));
     let logs = Logs::new(Arc::clone(&edge), config.procedures.log_followers, stop.streams.subscribe());
-    let services = grpc::services(&edge, key_value, logs, health)?;
+    let services = grpc::services(&edge, key_value, logs, sql, health)?;
     let incoming = Connections::new(grpc_listener, "grpc", connections_max).into_stream({
         let node = Arc::clone(&node);
         move |connection| node.replication().serve_link(connection)
@@ -211,6 +220,7 @@ fn node_config(config: &ServerConfig, address: String, http_address: String) -> 
         join: config.join.clone(),
         shard_count: config.shards,
         limits: config.limits.limits(),
+        sql: config.sql.limits(),
         timing: config.replication.timing(),
         storage: config.storage.storage(),
         suspension: config.procedures.suspension(),

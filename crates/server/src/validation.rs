@@ -34,6 +34,7 @@ pub(crate) fn validate(config: &ServerConfig) -> Result<(), ConfigError> {
     replication(config)?;
     limits(config)?;
     procedures(config)?;
+    sql(config)?;
     for (field, mib) in [
         ("storage.block_cache_mib", config.storage.block_cache_mib),
         ("storage.write_buffer_mib", config.storage.write_buffer_mib),
@@ -145,6 +146,21 @@ fn procedures(config: &ServerConfig) -> Result<(), ConfigError> {
     require(kept <= most, "procedures.log_lines_kept", format!("must be 0 to {most}"))?;
     require(procedures.log_lines_per_second >= 1, "procedures.log_lines_per_second", "must be at least 1")?;
     require(longest <= DAY_MS, "procedures.suspend_max_ms", format!("{longest} is above {DAY_MS}, a day"))
+}
+
+fn sql(config: &ServerConfig) -> Result<(), ConfigError> {
+    for (field, value) in config.sql.at_least_one() {
+        require(value >= 1, field, "must be at least 1")?;
+    }
+    let page_bytes = config.sql.page_bytes;
+    require(
+        page_bytes.is_power_of_two() && (512..=65_536).contains(&page_bytes),
+        "sql.page_bytes",
+        format!("{page_bytes} is not a power of two from 512 to 65536"),
+    )?;
+    let (reply_bytes, most) = (config.sql.reply_bytes, MESSAGE_BYTES_MAX / 2);
+    let problem = format!("{reply_bytes} is above {most}, half the largest message");
+    require(reply_bytes <= most, "sql.reply_bytes", problem)
 }
 
 /// Splits "host:port"; a host of IPv6 stands in brackets.

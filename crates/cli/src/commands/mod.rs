@@ -17,6 +17,7 @@ mod scan;
 mod schedules;
 pub(crate) mod serve;
 mod signals;
+mod sql;
 mod status;
 mod test;
 mod versions;
@@ -42,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Incr(args) => increment::run(&global, args).await,
         Command::Scan(args) => scan::run(&global, args).await,
         Command::Proc(command) => procedures::run(&global, command).await,
+        Command::Sql(command) => sql::run(&global, command).await,
         Command::Bench(args) => {
             cirrus_bench::run(args, global.endpoints, global.output == Format::Json).await?;
             Ok(ExitCode::SUCCESS)

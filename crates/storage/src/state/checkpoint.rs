@@ -49,7 +49,14 @@ impl Checkpoint {
         options.create_missing_column_families(false);
         // All files are opened at once, and so checked.
         options.set_max_open_files(-1);
-        let applied = DB::open_cf_descriptors_read_only(&options, directory, tables::column_families(resources), false)
+        let present = DB::list_cf(&options, directory).map_err(|error| refused(error.to_string()))?;
+        let families = tables::column_families(resources)
+            .into_iter()
+            // One of an older version lacks the tables that are newer; they are made when the state is opened.
+            .filter(|family| {
+                !tables::NEWER.contains(&family.name()) || present.iter().any(|name| name == family.name())
+            });
+        let applied = DB::open_cf_descriptors_read_only(&options, directory, families, false)
             .map_err(|error| refused(error.to_string()))
             .and_then(|db| read::applied(&db, &ReadOptions::default()).map_err(|error| refused(error.to_string())))?;
         if applied.log_id.is_none() {

@@ -11,10 +11,14 @@ pub(super) const APPLIED_LOG_ID: &[u8] = b"log_id";
 pub(super) const APPLIED_MEMBERSHIP: &[u8] = b"membership";
 
 /// All column families of a state. Names are on disk.
-pub(super) const COLUMN_FAMILIES: [&str; 6] = ["data", "expiry", "sessions", "meta", "catalog", APPLIED];
+pub(super) const COLUMN_FAMILIES: [&str; 7] = ["data", "expiry", "sessions", "meta", "catalog", "sql", APPLIED];
+
+/// Those that states of older versions do not have. Opening such a state makes them.
+pub(super) const NEWER: [&str; 1] = ["sql"];
 
 /// All tables that effects may name.
-pub(super) const TABLES: [Table; 5] = [Table::Data, Table::Expiry, Table::Sessions, Table::Meta, Table::Catalog];
+pub(super) const TABLES: [Table; 6] =
+    [Table::Data, Table::Expiry, Table::Sessions, Table::Meta, Table::Catalog, Table::Sql];
 
 pub(super) fn table_name(table: Table) -> Result<&'static str, StorageError> {
     match table {
@@ -23,6 +27,7 @@ pub(super) fn table_name(table: Table) -> Result<&'static str, StorageError> {
         Table::Sessions => Ok("sessions"),
         Table::Meta => Ok("meta"),
         Table::Catalog => Ok("catalog"),
+        Table::Sql => Ok("sql"),
         Table::Unspecified => Err(StorageError::Refused("no table is named".to_owned())),
     }
 }
@@ -52,7 +57,7 @@ pub(super) fn column_families(resources: &SharedResources) -> Vec<ColumnFamilyDe
         .map(|name| {
             let mut options = options(resources);
             // Tables that are read by key; expiry is only scanned.
-            resources.set_table_format(&mut options, matches!(*name, "data" | "sessions"));
+            resources.set_table_format(&mut options, matches!(*name, "data" | "sessions" | "sql"));
             ColumnFamilyDescriptor::new(*name, options)
         })
         .collect()

@@ -1,10 +1,11 @@
 //! What the state's calls do while the power stays on.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use bytes::Bytes;
 use cirrus_proto::internal::v1::{Effect, MemberNode, Membership, StoredMembership, Table};
-use cirrus_storage::{ApplyBatch, ShardState, StorageError, delete_checkpoints_except};
+use cirrus_storage::{ApplyBatch, Checkpoint, ShardState, StorageError, delete_checkpoints_except};
 
 use crate::fixture::*;
 
@@ -427,4 +428,39 @@ fn statistics_grow_with_the_state() {
     state.flush().unwrap();
     assert!(state.statistics().disk_bytes > 0);
     assert_eq!(state.statistics().keys_estimate, 1_000);
+}
+
+/// A state, or a checkpoint, as a version wrote it that knew no databases.
+fn without_databases(directory: &Path) {
+    let options = rocksdb::Options::default();
+    let families = rocksdb::DB::list_cf(&options, directory).unwrap();
+    let mut db = rocksdb::DB::open_cf(&options, directory, families).unwrap();
+    db.drop_cf("sql").unwrap();
+    drop(db);
+    assert!(!rocksdb::DB::list_cf(&options, directory).unwrap().contains(&"sql".to_owned()));
+}
+
+#[test]
+fn a_state_of_before_there_were_databases_opens() {
+    let directory = scratch();
+    let live = |directory: &Path| {
+        let mut entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        entries.find(|path| path.is_dir()).unwrap()
+    };
+    let state = ShardState::open(directory.path(), &resources()).unwrap();
+    state.apply(&batch(3, vec![put(Table::Data, "a", "1")])).unwrap();
+    let checkpoint = directory.path().join("checkpoint");
+    state.flush().unwrap();
+    drop(state);
+    without_databases(&live(directory.path()));
+
+    let state = ShardState::open(directory.path(), &resources()).unwrap();
+    assert_eq!(state.get(Table::Data, b"a").unwrap(), Some("1".into()));
+    state.apply(&batch(4, vec![put(Table::Sql, "page", "2")])).unwrap();
+    state.checkpoint(&checkpoint).unwrap();
+    assert_eq!(state.get(Table::Sql, b"page").unwrap(), Some("2".into()));
+
+    // What an older node sends is taken as well.
+    without_databases(&checkpoint);
+    assert_eq!(Checkpoint::open(&checkpoint, &resources()).unwrap().applied.log_id, Some(id(1, 4)));
 }

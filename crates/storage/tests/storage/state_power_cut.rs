@@ -12,7 +12,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::fixture::*;
 
-const TABLES: [Table; 5] = [Table::Data, Table::Expiry, Table::Sessions, Table::Meta, Table::Catalog];
+const TABLES: [Table; 6] = [Table::Data, Table::Expiry, Table::Sessions, Table::Meta, Table::Catalog, Table::Sql];
 
 /// What the effects up to an index leave, table by table.
 pub(crate) type Model = BTreeMap<(i32, Vec<u8>), Vec<u8>>;

@@ -1,0 +1,21 @@
+//! SQLite databases in the cluster: their requests on the way to their shard, and what runs there.
+//!
+//! ```text
+//! Execute, Remove, Import ─► command ─► the shard's executor: `commands`, on its own thread ─► effects on TABLE_SQL
+//! Query, Describe, List ───► query ───► a replica: `reads`, on a thread for what blocks, on one moment of the state
+//! ```
+
+mod commands;
+mod messages;
+mod reads;
+mod requests;
+mod schema_cache;
+mod schema_requests;
+pub(crate) mod schemas;
+
+pub(crate) use commands::SqlCommands;
+pub use messages::{database_id, result_sets};
+pub(crate) use reads::SqlReads;
+pub use requests::{Readable, export_database};
+pub(crate) use schema_cache::SchemaCache;
+pub use schema_requests::MigrationProgress;

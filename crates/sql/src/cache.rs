@@ -1,0 +1,134 @@
+//! Databases that stay open between requests, the latest used first.
+
+use std::collections::HashMap;
+
+use rusqlite::Connection;
+
+use crate::DatabaseId;
+
+/// An open database.
+pub(crate) struct Open {
+    pub(crate) connection: Connection,
+    /// Whose pages it has in memory. It is of use only while the stored database has this generation: a transaction that was
+    /// given up, another node's writes, an import, all leave another.
+    pub(crate) generation: u64,
+    /// What SQLite holds for it, bytes.
+    pub(crate) held_bytes: i64,
+}
+
+/// Bounded by how many there are, and by what they hold.
+pub(crate) struct OpenDatabases {
+    open: HashMap<DatabaseId, Kept>,
+    /// Grows with each use.
+    clock: u64,
+    held_bytes: i64,
+    count_max: usize,
+    bytes_max: i64,
+}
+
+struct Kept {
+    database: Open,
+    used: u64,
+}
+
+impl OpenDatabases {
+    pub(crate) fn new(count_max: usize, bytes_max: usize) -> Self {
+        let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
+        OpenDatabases { open: HashMap::new(), clock: 0, held_bytes: 0, count_max, bytes_max }
+    }
+
+    /// Takes a database out, if it is open and of that generation. One of another generation is closed.
+    pub(crate) fn take(&mut self, id: &DatabaseId, generation: u64) -> Option<Open> {
+        let kept = self.open.remove(id)?;
+        self.held_bytes -= kept.database.held_bytes;
+        (kept.database.generation == generation).then_some(kept.database)
+    }
+
+    /// Keeps a database open, and closes those that were used least lately where there are too many.
+    pub(crate) fn put(&mut self, id: &DatabaseId, database: Open) {
+        self.clock += 1;
+        self.held_bytes += database.held_bytes;
+        if let Some(older) = self.open.insert(id.clone(), Kept { database, used: self.clock }) {
+            self.held_bytes -= older.database.held_bytes;
+        }
+        if self.open.len() > self.count_max || self.held_bytes > self.bytes_max {
+            self.close_some();
+        }
+    }
+
+    /// Closes a database.
+    pub(crate) fn close(&mut self, id: &DatabaseId) {
+        if let Some(kept) = self.open.remove(id) {
+            self.held_bytes -= kept.database.held_bytes;
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.open.clear();
+        self.held_bytes = 0;
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(crate) fn held_bytes(&self) -> usize {
+        usize::try_from(self.held_bytes).unwrap_or(0)
+    }
+
+    /// Closes the least lately used, down to an eighth below the bounds: to look through all of them is worth it only for
+    /// several at once.
+    fn close_some(&mut self) {
+        let mut by_use: Vec<(u64, DatabaseId)> = self.open.iter().map(|(id, kept)| (kept.used, id.clone())).collect();
+        by_use.sort_unstable_by_key(|(used, _)| *used);
+        let (count, bytes) = (self.count_max - self.count_max / 8, self.bytes_max - self.bytes_max / 8);
+        for (_, id) in by_use {
+            if self.open.len() <= count && self.held_bytes <= bytes {
+                break;
+            }
+            self.close(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(generation: u64, held_bytes: i64) -> Open {
+        Open { connection: Connection::open_in_memory().unwrap(), generation, held_bytes }
+    }
+
+    fn id(number: u32) -> DatabaseId {
+        DatabaseId::new(number, "u", "d")
+    }
+
+    #[test]
+    fn the_least_lately_used_are_closed() {
+        crate::initialize().unwrap();
+        let mut databases = OpenDatabases::new(8, 1000);
+        for number in 0..8 {
+            databases.put(&id(number), open(1, 10));
+        }
+        let used = databases.take(&id(0), 1).unwrap();
+        databases.put(&id(0), used);
+        databases.put(&id(8), open(1, 10));
+        assert_eq!((databases.count(), databases.held_bytes()), (7, 70));
+        assert!(databases.take(&id(1), 1).is_none() && databases.take(&id(2), 1).is_none());
+        assert!(databases.take(&id(0), 1).is_some());
+
+        databases.put(&id(9), open(1, 990));
+        assert_eq!((databases.count(), databases.held_bytes()), (0, 0), "one that holds too much is not kept");
+    }
+
+    #[test]
+    fn another_generation_is_closed() {
+        crate::initialize().unwrap();
+        let mut databases = OpenDatabases::new(8, 1000);
+        databases.put(&id(0), open(1, 10));
+        databases.put(&id(0), open(2, 20));
+        assert_eq!(databases.held_bytes(), 20);
+        assert!(databases.take(&id(0), 1).is_none());
+        assert_eq!((databases.count(), databases.held_bytes()), (0, 0));
+    }
+}

@@ -1,0 +1,12 @@
+//! Databases over a shard's state in memory.
+
+#![allow(clippy::unwrap_used)]
+
+mod basics;
+mod hostile;
+mod json_rpc;
+mod limits;
+mod model;
+mod schemas;
+mod shard;
+mod whole;
