@@ -88,7 +88,7 @@ async fn ask_for_turns(endpoints: Vec<String>, shard_id: u32, names: Vec<String>
     loop {
         for node in &nodes {
             for name in &names {
-                let run = RunSchedule { name: name.clone(), catalog_index: 0 };
+                let run = RunSchedule { name: name.clone(), ..Default::default() };
                 let command = Command { kind: Some(command::Kind::RunSchedule(run)) };
                 let kind = Some(execute_request::Kind::Command(command));
                 let mut node = node.clone();

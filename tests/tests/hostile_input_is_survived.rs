@@ -99,7 +99,9 @@ async fn procedures_that_misbehave_are_killed() -> TestResult {
     for failed in futures::future::join_all(calls).await {
         let failed = failed.expect_err("an endless loop ended");
         let failure = Failure::from_status(&failed).with_context(|| format!("{failed:?}"))?;
-        assert!(matches!(failure.reason, CallTimeout | Reason::DeadlineExceeded | Reason::MailboxFull), "{failure}");
+        // Those that come after the first ones were killed may not run at all.
+        let expected = [CallTimeout, Reason::ProcedureSuspended, Reason::DeadlineExceeded, Reason::MailboxFull];
+        assert!(expected.contains(&failure.reason), "{failure}");
     }
     assert_well(&mut cluster, before, "24 endless loops at once").await?;
 

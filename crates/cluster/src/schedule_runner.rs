@@ -232,7 +232,7 @@ async fn round(shard: Arc<Shard>, due: Vec<Arc<Schedule>>, there: Option<HashSet
 async fn take_turn(shard: &Shard, schedule: &Schedule) -> Result<Turn, Failure> {
     let mut done = None;
     if let Next::Run(_) = next(shard, schedule)?.0 {
-        done = Some(propose(shard, &schedule.name).await?);
+        done = Some(propose(shard, &schedule.name, false).await?);
     }
     let (next, now_ms) = next(shard, schedule)?;
     let wait = match next {
@@ -251,8 +251,8 @@ fn next(shard: &Shard, schedule: &Schedule) -> Result<(Next, u64), Failure> {
     Ok((schedules::next(schedule, progress.as_ref(), head.clock_ms), head.clock_ms))
 }
 
-async fn propose(shard: &Shard, name: &str) -> Result<ScheduleTurn, Failure> {
-    let kind = Kind::RunSchedule(RunSchedule { name: name.to_owned(), catalog_index: 0 });
+async fn propose(shard: &Shard, name: &str, forget: bool) -> Result<ScheduleTurn, Failure> {
+    let kind = Kind::RunSchedule(RunSchedule { name: name.to_owned(), catalog_index: 0, forget });
     let executed = shard.execute(Command { kind: Some(kind) }, Instant::now() + COMMAND_BOUND).await?;
     match executed.reply.kind {
         Some(reply::Kind::ScheduleTurn(turn)) => Ok(turn),
@@ -271,7 +271,7 @@ async fn forget_gone(shard: &Shard, there: &HashSet<u64>) -> bool {
         }
     };
     for (name, _) in gone {
-        if let Err(failure) = propose(shard, &name).await {
+        if let Err(failure) = propose(shard, &name, true).await {
             report(shard, &name, &failure);
             return false;
         }

@@ -85,7 +85,7 @@ impl ClusterNode {
             return futures::future::try_join_all(told).await.map(|_| None);
         };
         let shard_id = self.shard_of(&schedule.key)?;
-        let command = Command { kind: Some(Kind::RunSchedule(RunSchedule { name, catalog_index })) };
+        let command = Command { kind: Some(Kind::RunSchedule(RunSchedule { name, catalog_index, forget: true })) };
         loop {
             match self.command(shard_id, command.clone(), deadline, true).await {
                 Ok(routed) => match routed.value.kind {

@@ -83,7 +83,7 @@ fn what_is_right_passes() {
             args: vec![vec![b'x'; 64].into(); 64],
             ..schedule(366 * 86_400_000)
         }),
-        Kind::RunSchedule(RunSchedule { name: "s".into(), catalog_index: 0 }),
+        Kind::RunSchedule(RunSchedule { name: "s".into(), ..Default::default() }),
     ];
     for kind in right {
         validate(&command(kind), &Limits::DEFAULT).unwrap();

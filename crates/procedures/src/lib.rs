@@ -67,7 +67,7 @@ mod values;
 pub use call_log::{LogLevel, LogLine, LogSink};
 pub use control::{CallControl, RunningCall};
 pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_name, inspect};
-pub use lint::{WARNINGS_MAX, Warning, lint};
+pub use lint::{WARNINGS_MAX, Warning, lint, lint_test};
 pub use parameters::check_arguments;
 pub use runtime::{Arguments, CallOutcome, CallResult, Invocation, Runtime};
 pub use scope::{KeyScope, ShardScope};

@@ -47,14 +47,18 @@ impl Trace {
         self.steps.into_inner()
     }
 
+    /// Further steps would not be kept.
+    pub(crate) fn is_full(&self) -> bool {
+        self.steps.borrow().len() >= STEPS_MAX
+    }
+
     pub(crate) fn step(&self, lua: &Lua, operation: String, arguments: &[Value], began: Instant, text_of: String) {
-        let mut steps = self.steps.borrow_mut();
-        if steps.len() >= STEPS_MAX {
+        if self.is_full() {
             return;
         }
         let key = arguments.first().and_then(|argument| text(lua, argument).ok().flatten()).unwrap_or_default();
         let key = key.slice(..key.len().min(KEY_BYTES_MAX));
         let at = began.duration_since(self.began);
-        steps.push(Step { operation, key, at, took: began.elapsed(), text: text_of });
+        self.steps.borrow_mut().push(Step { operation, key, at, took: began.elapsed(), text: text_of });
     }
 }

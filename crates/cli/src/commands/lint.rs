@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cirrus_procedures::{LibrarySource, TYPES, Warning, inspect};
+use cirrus_procedures::{LibrarySource, TYPES, Warning, inspect, testing};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::{Failure, Reason};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use crate::arguments::Format;
 use crate::failure::CommandError;
+use crate::library_directory::is_test;
 use crate::output;
 
 /// A library's name, which is its file's, and its source.
@@ -56,6 +57,9 @@ pub(super) fn run(format: Format, files: &[PathBuf]) -> Outcome {
 
 /// What lint finds and, where the source compiles, what else an upload would be refused for.
 fn warnings(name: &str, source: &[u8]) -> Vec<Warning> {
+    if is_test(name) {
+        return cirrus_procedures::lint_test(source);
+    }
     let mut warnings = cirrus_procedures::lint(source);
     if warnings.iter().any(|warning| warning.code == "syntax-error") {
         return warnings;
@@ -93,6 +97,6 @@ pub(super) fn object(line: u32, column: u32, code: &str, message: &str) -> Value
 
 /// The definitions as they are, in every format: they are a file.
 pub(super) fn types() -> Outcome {
-    output::bytes(TYPES.as_bytes(), false)?;
+    output::bytes([TYPES, testing::TYPES].concat().as_bytes(), false)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use super::ShardEvaluator;
 use crate::caller::CATALOG_WAIT;
 
 impl ShardEvaluator {
-    /// Runs what is due of a schedule; where it is gone, forgets how far it got.
+    /// Runs what is due of a schedule; where it is gone and that is asked for, forgets how far it got.
     ///
     /// The catalog says which schedules there are, and this node's replica of it may lag. So a shard that records a
     /// run, or forgets a schedule, requires of every later leader a catalog at least as new: none takes a schedule
@@ -29,6 +29,10 @@ impl ShardEvaluator {
         let required = transaction.head().catalog_index;
         let (schedule, catalog_index) = self.catalog.schedule(&request.name, self.shard_id, required, CATALOG_WAIT)?;
         let Some(schedule) = schedule else {
+            // A tick that becomes due while the schedule is being deleted must leave its record to whoever deletes it.
+            if !request.forget {
+                return Ok(turn(ScheduleTurn::default(), None));
+            }
             let forgotten = schedules::forget(transaction, &request.name)?;
             if forgotten.is_some() {
                 transaction.require_catalog(catalog_index);

@@ -145,6 +145,8 @@ impl<'a, 'v> Access<'a, 'v> {
         let Some(operation) = operation(index) else {
             return Err(mlua::Error::runtime("no such operation"));
         };
+        // One that is full would only cost time, which a call has little of.
+        self.trace = self.trace.filter(|trace| !trace.is_full());
         let began = self.trace.map(|_| Instant::now());
         let arguments = arguments.make_contiguous();
         let outcome = self.run(operation, lua, arguments);

@@ -51,11 +51,20 @@ pub struct Warning {
 /// Warns of what is probably a mistake in a source, by line: at most [`WARNINGS_MAX`] warnings, then one of code
 /// `more`. It takes about as long as compiling the source a few times, and cannot fail.
 pub fn lint(source: &[u8]) -> Vec<Warning> {
-    // A fault in reading bytecode must not cost an upload.
-    catch_unwind(|| warnings(source)).unwrap_or_else(|_| vec![not_linted("lint hit a fault")])
+    lint_in(source, Sandbox::get)
 }
 
-fn warnings(source: &[u8]) -> Vec<Warning> {
+/// As [`lint`], for a file of tests, which find more than libraries do ([`testing`](crate::testing)).
+pub fn lint_test(source: &[u8]) -> Vec<Warning> {
+    lint_in(source, Sandbox::of_tests)
+}
+
+fn lint_in(source: &[u8], sandbox: fn() -> mlua::Result<&'static Sandbox>) -> Vec<Warning> {
+    // A fault in reading bytecode must not cost an upload.
+    catch_unwind(|| warnings(source, sandbox)).unwrap_or_else(|_| vec![not_linted("lint hit a fault")])
+}
+
+fn warnings(source: &[u8], sandbox: fn() -> mlua::Result<&'static Sandbox>) -> Vec<Warning> {
     // In an error's message, the line stands behind the library's name.
     if let Err(failure) = compile("", source) {
         let line = failure.metadata.get("line").and_then(|line| line.parse().ok()).unwrap_or(1);
@@ -68,7 +77,7 @@ fn warnings(source: &[u8]) -> Vec<Warning> {
     let compiler = Compiler::new().set_optimization_level(0).set_debug_level(2).set_type_info_level(0);
     let compiled = compiler.compile([b"do end ", source].concat());
     let Ok(bytecode) = compiled else { return vec![not_linted("it uses up Luau's registers without optimisation")] };
-    let sandbox = match Sandbox::get() {
+    let sandbox = match sandbox() {
         Ok(sandbox) => sandbox,
         Err(error) => return vec![not_linted(&error.to_string())],
     };

@@ -10,6 +10,7 @@ use super::scan::Path;
 use crate::api::signatures;
 use crate::machine::Machine;
 use crate::surroundings::Surroundings;
+use crate::testing;
 
 /// A global variable of the sandbox.
 pub(super) enum Global {
@@ -30,11 +31,32 @@ impl Sandbox {
     /// Fails where there is no memory for a machine.
     pub(super) fn get() -> mlua::Result<&'static Sandbox> {
         static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
-        match SANDBOX.get() {
+        Sandbox::once(&SANDBOX, Sandbox::new)
+    }
+
+    /// That of test files.
+    pub(super) fn of_tests() -> mlua::Result<&'static Sandbox> {
+        static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
+        Sandbox::once(&SANDBOX, || {
+            let mut sandbox = Sandbox::new()?;
+            for name in testing::FUNCTIONS {
+                sandbox.globals.insert(name.into(), Global::Other);
+            }
+            let expectations = testing::EXPECTATIONS.into_iter().map(Vec::from).collect();
+            sandbox.globals.insert("expect".into(), Global::Table(expectations));
+            Ok(sandbox)
+        })
+    }
+
+    fn once(
+        place: &'static OnceLock<Sandbox>,
+        make: impl FnOnce() -> mlua::Result<Sandbox>,
+    ) -> mlua::Result<&'static Sandbox> {
+        match place.get() {
             Some(sandbox) => Ok(sandbox),
             None => {
-                let sandbox = Sandbox::new()?;
-                Ok(SANDBOX.get_or_init(|| sandbox))
+                let sandbox = make()?;
+                Ok(place.get_or_init(|| sandbox))
             }
         }
     }

@@ -36,6 +36,15 @@ pub use report::{Frame, TestCall, TestFailure, TestReport, TestWrite};
 use crate::sources::Linker;
 use rig::Rig;
 
+/// The functions that tests find beside those of procedures.
+pub(crate) const FUNCTIONS: [&str; 3] = ["advance", "call", "call_text"];
+
+/// The functions of their table `expect`.
+pub(crate) const EXPECTATIONS: [&str; 3] = ["equal", "error", "match"];
+
+/// What editors should know of these, as definitions for luau-lsp: a part of a `.d.luau` file.
+pub const TYPES: &str = include_str!("types.d.luau");
+
 /// A test file.
 #[derive(Clone, Copy, Debug)]
 pub struct TestFile<'a> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use cirrus_procedures::Linker;
-use cirrus_procedures::testing::{TestFailure, TestFile, TestReport, TestSettings, run_tests};
+use cirrus_procedures::testing::{TYPES, TestFailure, TestFile, TestReport, TestSettings, run_tests};
+use cirrus_procedures::{Linker, Warning, lint, lint_test};
 use cirrus_proto::limits::Limits;
 
 const STOCK: &str = "
@@ -274,6 +274,35 @@ fn a_failure_says_what_where_and_why() {
     }
     passes("expect.error('KEY_EMPTY', kv.get, '') expect.error('KEY_EMPTY', function() kv.get('') end)");
     passes("expect.error(nil, function() error('any') end) expect.error('so', error, 'so: and so')");
+}
+
+#[test]
+fn lint_and_editors_know_what_tests_find() {
+    let source = "function test_it()
+        call_text('stock.reserve', 'k', advance(1))
+        expect.equal(call('stock.left', 'k'), 1)
+        expect.error(nil, call)
+        expect.match('a', 'a')
+        expect.equals(1, 1)
+        exspect.equal(1, 1)
+    end";
+    let found = |warnings: Vec<Warning>| warnings.into_iter().map(|warning| warning.message).collect::<Vec<_>>();
+    assert_eq!(
+        found(lint_test(source.as_bytes())),
+        ["expect has no equals; did you mean equal?", "there is no global variable exspect; did you mean expect?"]
+    );
+    assert!(found(lint(source.as_bytes())).len() > 4, "libraries do not find it");
+    for name in ["call", "call_text", "advance"] {
+        assert!(TYPES.contains(&format!("\ndeclare function {name}(")), "{name}");
+        passes(&format!("assert(type({name}) == 'function')"));
+    }
+    passes(
+        "local names = {} for name in expect do table.insert(names, name) end
+        table.sort(names) expect.equal(names, {'equal', 'error', 'match'})",
+    );
+    for name in ["equal", "error", "match"] {
+        assert!(TYPES.contains(&format!("\n    {name}: (")), "{name}");
+    }
 }
 
 #[test]

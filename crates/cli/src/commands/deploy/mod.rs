@@ -15,10 +15,11 @@ use std::process::ExitCode;
 
 use cirrus_client::Client;
 use cirrus_client::v1::Library;
+use cirrus_procedures::Warning;
 use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
 
-use super::Outcome;
+use super::{Outcome, lint};
 use crate::arguments::{DeployArguments, Format, Global};
 use crate::failure::CommandError;
 use crate::library_directory::LibraryDirectory;
@@ -53,6 +54,9 @@ pub(super) async fn run(global: &Global, arguments: DeployArguments) -> Outcome 
             None => output::explain(format!("{} has no tests", directory.path().display())),
         }
     }
+    if global.output == Format::Table {
+        warn(&plan);
+    }
     if dry_run || plan.iter().all(|library| library.change == Change::None) {
         match global.output {
             Format::Json => {
@@ -67,7 +71,7 @@ pub(super) async fn run(global: &Global, arguments: DeployArguments) -> Outcome 
     let undo = rollout::commands_to_undo(&deployed);
     match global.output {
         Format::Json => {
-            let libraries: Vec<Value> = deployed.iter().map(deployed_object).collect();
+            let libraries: Vec<Value> = deployed.iter().map(|library| deployed_object(library, &plan)).collect();
             output::json(&report("deployed", tests.as_ref(), &libraries, Some(&undo)))?;
         }
         Format::Table => tell_deployed(&plan, &deployed, &undo)?,
@@ -111,6 +115,28 @@ async fn changed_lines(client: &Client, plan: &[Planned]) -> Result<Vec<(usize, 
         counts.push((count(ChangeTag::Insert), count(ChangeTag::Delete)));
     }
     Ok(counts)
+}
+
+/// What lint finds in the libraries whose source changed.
+fn warnings(library: &Planned) -> Vec<Warning> {
+    match library.change {
+        Change::New | Change::Source => cirrus_procedures::lint(&library.source),
+        Change::Requires(_) | Change::None => Vec::new(),
+    }
+}
+
+fn warn(plan: &[Planned]) {
+    for library in plan {
+        for Warning { line, column, code, message } in warnings(library) {
+            let place = lint::place(&library.name, line, column.unwrap_or(0));
+            output::explain(format!("warning: {place}: {code}: {message}"));
+        }
+    }
+}
+
+fn warning_objects(library: &Planned) -> Vec<Value> {
+    let found = warnings(library).into_iter();
+    found.map(|found| lint::object(found.line, found.column.unwrap_or(0), found.code, &found.message)).collect()
 }
 
 fn version_text(version: Option<u64>) -> String {
@@ -160,17 +186,20 @@ fn planned(plan: &[Planned], counts: &[(usize, usize)]) -> Vec<Value> {
             "change": library.change.to_string(),
             "lines_added": added,
             "lines_removed": removed,
+            "warnings": warning_objects(library),
         })
     });
     libraries.collect()
 }
 
-fn deployed_object(deployed: &Deployed) -> Value {
+fn deployed_object(deployed: &Deployed, plan: &[Planned]) -> Value {
+    let planned = plan.iter().find(|planned| planned.name == deployed.name);
     json!({
         "name": deployed.name,
         "was_version": deployed.was,
         "version": deployed.version,
         "change": deployed.change.to_string(),
+        "warnings": planned.map(warning_objects).unwrap_or_default(),
     })
 }
 

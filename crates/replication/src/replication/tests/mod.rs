@@ -302,10 +302,12 @@ impl TestNode {
         let shard = replication.shard(settings.shard_id).unwrap();
         shard.stop().await;
         replication.context.links.close();
-        let (log, state) = (Arc::downgrade(&replication.context.log), Arc::downgrade(shard.state()));
+        // The last to let go closes the files: here, and not on a thread that may not be done when they are opened again.
+        let (log, state) = (replication.context.log.clone(), shard.state().clone());
         drop((replication, shard));
-        until("everybody let go of the log", || log.strong_count() == 0).await;
-        until("everybody let go of the state", || state.strong_count() == 0).await;
+        until("everybody else let go of the log", || Arc::strong_count(&log) == 1).await;
+        until("everybody else let go of the state", || Arc::strong_count(&state) == 1).await;
+        drop((log, state));
         Self::start_from(id, settings, data, gateway).await
     }
 }
