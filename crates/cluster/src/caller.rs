@@ -6,19 +6,16 @@ use std::time::{Duration, Instant};
 use cirrus_engine::Transaction;
 use cirrus_procedures::{Arguments, CallControl, CallOutcome, CallResult, Invocation, Runtime, ShardScope, Trace};
 use cirrus_proto::limits::Limits;
+use cirrus_proto::name::ProcedureName;
 use cirrus_proto::v1::{CallEffect, CallRequest, CallResponse, CallStep, DryRun, ProcedureDeclaration};
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Place, Stopped};
 
 use crate::call_metrics::{CallMetrics, KnownProcedures};
-use crate::catalog_view::{CatalogHandle, Found};
+use crate::catalog_view::{CATALOG_WAIT, CatalogHandle, Found};
 use crate::governor::{Governor, is_refusal};
 use crate::log_book::{CallerLines, LogBook};
-use crate::procedure_name::ProcedureName;
 use crate::quick_procedures::QuickProcedures;
-
-/// How long a call waits for this node's catalog to catch up. The shard evaluates nothing meanwhile.
-pub(crate) const CATALOG_WAIT: Duration = Duration::from_millis(500);
 
 /// After so long, a call that was thought to be quick gives up the runtime's thread.
 const SHARED_TIME: Duration = Duration::from_millis(2);

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use cirrus_proto::limits::SqlLimits;
+use cirrus_proto::name::ProcedureName;
 use cirrus_proto::routing::shard_of_key;
 use cirrus_proto::v1::Schedule;
 use cirrus_proto::{Failure, Reason};
@@ -15,9 +16,11 @@ use crate::CATALOG_SHARD;
 use crate::catalog::{Committed, Reads};
 use crate::governor::{Called, Terms};
 use crate::library_cache::{LibraryCache, Runnable};
-use crate::procedure_name::ProcedureName;
 use crate::schedule_catalog;
 use crate::sql::SchemaCache;
+
+/// How long a call or a request waits for this node's catalog to catch up. The shard evaluates nothing meanwhile.
+pub(crate) const CATALOG_WAIT: Duration = Duration::from_millis(500);
 
 /// Reaches the catalog's replica, once the node belongs to a cluster.
 #[derive(Default)]

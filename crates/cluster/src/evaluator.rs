@@ -49,57 +49,61 @@ impl ShardEvaluator {
         transaction: &mut Transaction<'_>,
         place: Place,
     ) -> Result<Evaluated, Stopped> {
-        let kind = match (&command.kind, self.shard_id) {
-            (Some(Kind::Call(request)), shard) if shard != CATALOG_SHARD => {
-                let (response, version) = self.calls.call(request, transaction, place)?;
-                return Ok(Evaluated {
-                    reply: Reply { kind: Some(reply::Kind::Call(response)) },
-                    procedure: Some((request.procedure.clone(), version)),
-                });
-            }
-            (Some(Kind::RunSchedule(request)), shard) if shard != CATALOG_SHARD => {
-                return self.run_schedule(request, transaction, place);
-            }
-            (Some(Kind::SqlExecute(command)), shard) if shard != CATALOG_SHARD => {
-                self.sql.execute(command, transaction)?
-            }
-            (Some(Kind::SqlRemove(command)), shard) if shard != CATALOG_SHARD => {
-                self.sql.remove(command, transaction)?
-            }
-            (Some(Kind::SqlImport(command)), shard) if shard != CATALOG_SHARD => {
-                self.sql.import(command, transaction)?
-            }
-            (Some(Kind::SqlUpgrade(command)), shard) if shard != CATALOG_SHARD => {
-                self.sql.upgrade(command, transaction)?
-            }
-            (Some(Kind::SqlPutSchema(request)), CATALOG_SHARD) => {
-                schemas::put(request, transaction, self.sql.limits())?
-            }
-            (Some(Kind::SqlPutSphivedbSettings(request)), CATALOG_SHARD) => {
-                schemas::put_sphivedb_settings(request, transaction)?
-            }
+        match (&command.kind, self.shard_id) {
             (Some(Kind::RequireCatalog(request)), _) => {
                 transaction.require_catalog(request.catalog_index);
-                reply::Kind::Done(pb::Done {})
+                Ok(evaluated(reply::Kind::Done(pb::Done {})))
             }
-            (Some(Kind::CreateCluster(request)), CATALOG_SHARD) => catalog::create_cluster(request, transaction)?,
-            (Some(Kind::RegisterNode(request)), CATALOG_SHARD) => catalog::register_node(request, transaction)?,
-            (Some(Kind::UploadLibrary(request)), CATALOG_SHARD) => library_catalog::upload(request, transaction)?,
-            (Some(Kind::DeleteLibrary(request)), CATALOG_SHARD) => library_catalog::delete(request, transaction)?,
-            (Some(Kind::ActivateLibrary(request)), CATALOG_SHARD) => library_catalog::activate(request, transaction)?,
-            (Some(Kind::RollbackLibrary(request)), CATALOG_SHARD) => library_catalog::rollback(request, transaction)?,
-            (Some(Kind::ScheduleProcedure(request)), CATALOG_SHARD) => schedule_catalog::create(request, transaction)?,
-            (Some(Kind::DeleteSchedule(request)), CATALOG_SHARD) => schedule_catalog::delete(request, transaction)?,
-            (Some(Kind::SetLibraryLimits(request)), CATALOG_SHARD) => {
-                library_catalog::set_limits(request, transaction)?
-            }
-            _ => return Ok(Evaluated { reply: evaluate(command, transaction)?, procedure: None }),
-        };
-        Ok(Evaluated { reply: Reply { kind: Some(kind) }, procedure: None })
+            (Some(kind), CATALOG_SHARD) => self.change_catalog(kind, command, transaction),
+            (Some(kind), _) => self.run_on_data(kind, command, transaction, place),
+            (None, _) => Ok(Evaluated { reply: evaluate(command, transaction)?, procedure: None }),
+        }
     }
-}
 
-impl ShardEvaluator {
+    fn change_catalog(
+        &self,
+        kind: &Kind,
+        command: &Command,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<Evaluated, Stopped> {
+        Ok(evaluated(match kind {
+            Kind::CreateCluster(request) => catalog::create_cluster(request, transaction)?,
+            Kind::RegisterNode(request) => catalog::register_node(request, transaction)?,
+            Kind::UploadLibrary(request) => library_catalog::upload(request, transaction)?,
+            Kind::DeleteLibrary(request) => library_catalog::delete(request, transaction)?,
+            Kind::ActivateLibrary(request) => library_catalog::activate(request, transaction)?,
+            Kind::RollbackLibrary(request) => library_catalog::rollback(request, transaction)?,
+            Kind::SetLibraryLimits(request) => library_catalog::set_limits(request, transaction)?,
+            Kind::ScheduleProcedure(request) => schedule_catalog::create(request, transaction)?,
+            Kind::DeleteSchedule(request) => schedule_catalog::delete(request, transaction)?,
+            Kind::SqlPutSchema(request) => schemas::put(request, transaction, self.sql.limits())?,
+            Kind::SqlPutSphivedbSettings(request) => schemas::put_sphivedb_settings(request, transaction)?,
+            _ => return Ok(Evaluated { reply: evaluate(command, transaction)?, procedure: None }),
+        }))
+    }
+
+    fn run_on_data(
+        &mut self,
+        kind: &Kind,
+        command: &Command,
+        transaction: &mut Transaction<'_>,
+        place: Place,
+    ) -> Result<Evaluated, Stopped> {
+        Ok(evaluated(match kind {
+            Kind::Call(request) => {
+                let (response, version) = self.calls.call(request, transaction, place)?;
+                let procedure = Some((request.procedure.clone(), version));
+                return Ok(Evaluated { procedure, ..evaluated(reply::Kind::Call(response)) });
+            }
+            Kind::RunSchedule(request) => return self.run_schedule(request, transaction, place),
+            Kind::SqlExecute(command) => self.sql.execute(command, transaction)?,
+            Kind::SqlRemove(command) => self.sql.remove(command, transaction)?,
+            Kind::SqlImport(command) => self.sql.import(command, transaction)?,
+            Kind::SqlUpgrade(command) => self.sql.upgrade(command, transaction)?,
+            _ => return Ok(Evaluated { reply: evaluate(command, transaction)?, procedure: None }),
+        }))
+    }
+
     fn admit_and_run(
         &mut self,
         command: &Command,
@@ -141,8 +145,7 @@ impl Evaluator for ShardEvaluator {
     ) -> Result<Evaluated, Stopped> {
         match &command.kind {
             Some(Kind::Call(request)) if request.dry_run && self.shard_id != CATALOG_SHARD => {
-                let reply = reply::Kind::Call(self.calls.dry_run(request, transaction, place)?);
-                Ok(Evaluated { reply: Reply { kind: Some(reply) }, procedure: None })
+                Ok(evaluated(reply::Kind::Call(self.calls.dry_run(request, transaction, place)?)))
             }
             _ => self.admit_and_run(command, transaction, place),
         }
@@ -151,9 +154,9 @@ impl Evaluator for ShardEvaluator {
     fn may_run_long(&self, command: &Command) -> bool {
         match &command.kind {
             Some(Kind::Call(request)) => !self.calls.is_quick(request),
-            Some(Kind::RunSchedule(_)) => true,
             Some(
-                Kind::SqlExecute(_)
+                Kind::RunSchedule(_)
+                | Kind::SqlExecute(_)
                 | Kind::SqlRemove(_)
                 | Kind::SqlImport(_)
                 | Kind::SqlUpgrade(_)
@@ -162,6 +165,10 @@ impl Evaluator for ShardEvaluator {
             _ => false,
         }
     }
+}
+
+fn evaluated(kind: reply::Kind) -> Evaluated {
+    Evaluated { reply: Reply { kind: Some(kind) }, procedure: None }
 }
 
 fn is_procedures_answer(failure: &Failure) -> bool {

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use cirrus_procedures::LibrarySource;
 use cirrus_proto::Failure;
+use cirrus_proto::name::ProcedureName;
 use cirrus_proto::v1::{LibraryActivation, ProcedureDeclaration};
 use parking_lot::Mutex;
 
 use crate::catalog::Reads;
 use crate::governor::Terms;
 use crate::library_catalog::{self, Versioned};
-use crate::procedure_name::ProcedureName;
 
 /// Most source text that is kept, bytes, counting what is required with each library that requires it.
 const SOURCE_BYTES_KEPT: usize = 64 * 1024 * 1024;

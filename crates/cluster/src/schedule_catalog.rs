@@ -13,6 +13,7 @@ use bytes::Bytes;
 use cirrus_engine::{Transaction, schedules};
 use cirrus_procedures::{Arguments, check_arguments};
 use cirrus_proto::internal::v1::{Table, reply};
+use cirrus_proto::name::ProcedureName;
 use cirrus_proto::v1::{
     DeleteScheduleRequest, DeleteScheduleResponse, MissedTicks, Schedule, ScheduleProcedureRequest,
     ScheduleProcedureResponse,
@@ -23,7 +24,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::catalog::{Reads, decode};
 use crate::library_catalog;
-use crate::procedure_name::ProcedureName;
 
 /// Most schedules of a cluster: a list of all, each with what it may hold, still fits in one message.
 const SCHEDULES_MAX: usize = 1000;

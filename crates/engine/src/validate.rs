@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{Command, SqlExecute, SqlRemove};
 use cirrus_proto::limits::Limits;
+use cirrus_proto::name::is_name;
 use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::{
     ActivateLibraryRequest, BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, LibraryPin,
@@ -422,11 +423,10 @@ fn within(field: &'static str, actual: usize, unit: &str, limit: usize) -> Resul
 
 /// Of a library or a schedule.
 fn name(name: &str) -> Result<(), Failure> {
-    let allowed = |character: char| character.is_ascii_alphanumeric() || character == '_' || character == '-';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
-        return Err(Failure::invalid_field("name", "must be 1 to 64 letters, digits, '_' or '-'"));
+    match is_name(name) {
+        true => Ok(()),
+        false => Err(Failure::invalid_field("name", "must be 1 to 64 letters, digits, '_' or '-'")),
     }
-    Ok(())
 }
 
 fn operation_count(count: usize, limits: &Limits) -> Result<(), Failure> {

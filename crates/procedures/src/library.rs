@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cirrus_proto::limits::Limits;
+use cirrus_proto::name::{NAME_CHARACTERS_MAX, is_name};
 use cirrus_proto::v1::ProcedureDeclaration;
 use cirrus_proto::{Failure, Reason};
 use mlua::chunk::Compiler;
@@ -15,9 +16,6 @@ use crate::machine::{Machine, Require};
 use crate::modules::Modules;
 use crate::surroundings::Surroundings;
 use crate::trouble::{Meaning, Trouble, library_invalid, meaning, syntax_error};
-
-/// Longest name of a library or of a function that it exports, characters.
-const NAME_CHARACTERS_MAX: usize = 64;
 
 /// Most libraries that one library may require, directly and by others.
 const REQUIRED_MAX: usize = 16;
@@ -183,8 +181,7 @@ fn in_library(name: &str, trouble: Trouble) -> Failure {
 
 /// Whether a library may have that name.
 pub fn check_library_name(name: &str) -> Result<(), Failure> {
-    let allowed = |char: char| char.is_ascii_alphanumeric() || char == '_' || char == '-';
-    if name.is_empty() || name.len() > NAME_CHARACTERS_MAX || !name.chars().all(allowed) {
+    if !is_name(name) {
         let problem = format!(
             "a library's name is 1 to {NAME_CHARACTERS_MAX} characters, letters, digits, '_' and '-'; got {:?}",
             name.chars().take(NAME_CHARACTERS_MAX + 1).collect::<String>()

@@ -14,6 +14,7 @@
 mod codec;
 pub mod failure;
 pub mod limits;
+pub mod name;
 pub mod reason;
 pub mod routing;
 pub mod value;

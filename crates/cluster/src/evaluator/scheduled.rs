@@ -3,12 +3,12 @@
 use cirrus_engine::Transaction;
 use cirrus_engine::schedules::{self, Next, Tick};
 use cirrus_proto::Reason;
-use cirrus_proto::internal::v1::{Reply, RunSchedule, ScheduleTurn, reply};
+use cirrus_proto::internal::v1::{RunSchedule, ScheduleTurn, reply};
 use cirrus_proto::v1::{Schedule, ScheduleRun};
 use cirrus_replication::{Evaluated, Place, Stopped};
 
-use super::ShardEvaluator;
-use crate::caller::CATALOG_WAIT;
+use super::{ShardEvaluator, evaluated};
+use crate::catalog_view::CATALOG_WAIT;
 
 impl ShardEvaluator {
     /// Runs what is due of a schedule; where it is gone and that is asked for, forgets how far it got.
@@ -86,5 +86,5 @@ impl ShardEvaluator {
 }
 
 fn turn(turn: ScheduleTurn, procedure: Option<(String, u64)>) -> Evaluated {
-    Evaluated { reply: Reply { kind: Some(reply::Kind::ScheduleTurn(turn)) }, procedure }
+    Evaluated { procedure, ..evaluated(reply::Kind::ScheduleTurn(turn)) }
 }

@@ -7,6 +7,7 @@ use cirrus_engine::{ShardHead, Transaction};
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::Command;
 use cirrus_proto::internal::v1::command::Kind;
+use cirrus_proto::name::ProcedureName;
 use cirrus_proto::v1::CallRequest;
 use cirrus_replication::Shard;
 
@@ -14,7 +15,6 @@ use super::Governor;
 use crate::CATALOG_SHARD;
 use crate::catalog_view::CatalogHandle;
 use crate::node::ClusterNode;
-use crate::procedure_name::ProcedureName;
 
 impl Governor {
     /// Whether a call may wait for its turn on this node. What cannot be told yet is left to that.

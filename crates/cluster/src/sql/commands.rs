@@ -1,7 +1,6 @@
 //! What a shard's executor runs on its databases.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cirrus_engine::{Transaction, named_database};
 use cirrus_proto::Failure;
@@ -11,10 +10,7 @@ use cirrus_proto::v1::SqlExecuteResponse;
 use cirrus_sql::{Databases, Removal, Request, Schema};
 
 use super::messages::{database_id, import_part, results, statements};
-use crate::catalog_view::CatalogHandle;
-
-/// How long a request waits for this node's catalog to catch up. The shard evaluates nothing meanwhile.
-pub(super) const CATALOG_WAIT: Duration = Duration::from_millis(500);
+use crate::catalog_view::{CATALOG_WAIT, CatalogHandle};
 
 /// One shard's databases; none is open on a replica that has never led.
 pub(crate) struct SqlCommands {

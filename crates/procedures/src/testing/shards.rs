@@ -8,6 +8,7 @@ use cirrus_engine::{MemoryView, Moment, ShardHead, Transaction, View, ViewError,
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{Command, Table};
+use cirrus_proto::name::{ProcedureName, is_name};
 use cirrus_proto::routing::shard_of_key;
 use cirrus_proto::v1::CallRequest;
 use mlua::{Lua, MultiValue, Table as LuaTable, Value};
@@ -19,7 +20,6 @@ use crate::api::tyrant::iteration::Cursor;
 use crate::api::tyrant::stash::Stash;
 use crate::budget::CpuBudget;
 use crate::call_log::CallLog;
-use crate::library::parse_requirement;
 use crate::runtime::{Arguments, CallResult, Invocation, Runtime};
 use crate::scope::{KeyScope as _, ShardScope};
 use crate::sources::{Linked, Linker};
@@ -136,7 +136,11 @@ impl<'a> Shards<'a> {
     /// What the call runs.
     fn chosen<'r>(&self, request: &'r CallRequest) -> Result<(Rc<Linked>, &'r str), Failure> {
         cirrus_engine::validate(&Command { kind: Some(Kind::Call(request.clone())) }, &self.settings.limits)?;
-        let (library, version, function) = parse_procedure(&request.procedure)?;
+        let ProcedureName { library, version, function } = ProcedureName::parse(&request.procedure)?;
+        // Libraries are files: what is no name must not become a path.
+        if !is_name(library) {
+            return Err(ProcedureName::malformed(&request.procedure));
+        }
         Ok((self.linker.find(library, version)?, function))
     }
 
@@ -198,20 +202,6 @@ impl<'a> Shards<'a> {
             }
         }
     }
-}
-
-/// "library.function" or "library@version.function".
-fn parse_procedure(procedure: &str) -> Result<(&str, Option<u64>, &str), Failure> {
-    let malformed = || {
-        let problem = format!(
-            "must be \"library.function\" or \"library@version.function\", not {:?}",
-            procedure.chars().take(160).collect::<String>()
-        );
-        Failure::invalid_field("procedure", problem)
-    };
-    let (library, function) = procedure.split_once('.').ok_or_else(malformed)?;
-    let (library, version) = parse_requirement(library).map_err(|_| malformed())?;
-    Ok((library, version, function))
 }
 
 /// What a shard's executor sees of the state.

@@ -1,26 +1,31 @@
-//! How a call names what it runs.
+//! How libraries and schedules are named, and how a call names what it runs.
 
-use cirrus_proto::Failure;
+use crate::Failure;
+
+/// Longest name, characters.
+pub const NAME_CHARACTERS_MAX: usize = 64;
+
+/// Whether a library or a schedule may be named so: letters, digits, `_` and `-`.
+pub fn is_name(name: &str) -> bool {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || character == '_' || character == '-';
+    !name.is_empty() && name.len() <= NAME_CHARACTERS_MAX && name.chars().all(allowed)
+}
 
 /// "library.function", or "library@version.function" for one version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProcedureName<'a> {
-    pub(crate) library: &'a str,
-    pub(crate) version: Option<u64>,
-    pub(crate) function: &'a str,
+pub struct ProcedureName<'a> {
+    /// Any text; whether it is a library's name is not checked here.
+    pub library: &'a str,
+    /// From 1. `None`: the version that is active.
+    pub version: Option<u64>,
+    /// Any text.
+    pub function: &'a str,
 }
 
 impl<'a> ProcedureName<'a> {
-    /// # Errors
-    /// INVALID_FIELD for anything else.
-    pub(crate) fn parse(procedure: &'a str) -> Result<Self, Failure> {
-        let malformed = || {
-            let problem = format!(
-                "must be \"library.function\" or \"library@version.function\", not {:?}",
-                procedure.chars().take(160).collect::<String>()
-            );
-            Failure::invalid_field("procedure", problem)
-        };
+    /// Fails with INVALID_FIELD for anything else.
+    pub fn parse(procedure: &'a str) -> Result<Self, Failure> {
+        let malformed = || Self::malformed(procedure);
         let (library, function) = procedure.split_once('.').ok_or_else(malformed)?;
         let (library, version) = match library.split_once('@') {
             None => (library, None),
@@ -34,6 +39,15 @@ impl<'a> ProcedureName<'a> {
             return Err(malformed());
         }
         Ok(ProcedureName { library, version, function })
+    }
+
+    /// INVALID_FIELD for a text that is no procedure's name.
+    pub fn malformed(procedure: &str) -> Failure {
+        let problem = format!(
+            "must be \"library.function\" or \"library@version.function\", not {:?}",
+            procedure.chars().take(160).collect::<String>()
+        );
+        Failure::invalid_field("procedure", problem)
     }
 }
 
