@@ -63,6 +63,7 @@ mod trace;
 mod trouble;
 mod types;
 mod values;
+mod walk;
 
 pub use call_log::{LogLevel, LogLine, LogSink};
 pub use control::{CallControl, RunningCall};

@@ -12,7 +12,6 @@
 //! Back, a whole number is an int64, and a table is what `json.encode` would make of it.
 
 use std::collections::BTreeMap;
-use std::ffi::c_void;
 
 use bytes::Bytes;
 use cirrus_proto::v1::lua_value::Kind;
@@ -22,15 +21,13 @@ use cirrus_proto::{Failure, Reason};
 use mlua::{Lua, Table, Value};
 
 use crate::api::pure::{Context, Returned};
-use crate::path::{Path, Step, shortened};
+use crate::path::{Step, shortened};
 use crate::text::{EXACT_INTEGER_MAX, type_name};
 use crate::trouble::Trouble;
+use crate::walk::{Shape, Walk};
 
 /// What a result's bound counts for each value beside its bytes.
 const VALUE_BYTES: usize = 8;
-
-/// After this many values, the CPU time is looked at.
-const VALUES_A_LOOK: u32 = 256;
 
 /// What an argument is in Lua.
 pub(crate) fn to_lua(context: &Context, lua: &Lua, value: &LuaValue) -> mlua::Result<Returned> {
@@ -75,18 +72,13 @@ fn within(context: &Context, lua: &Lua, value: Option<&LuaValue>) -> mlua::Resul
 ///
 /// Fails with [`Reason::ResultTooLarge`], and with [`Reason::ProcedureFailed`] for what has no form, such as a function.
 pub(crate) fn from_lua(context: &Context, value: &Value, bytes_max: usize) -> Result<LuaValue, Trouble> {
-    let mut reader = Reader { context, bytes: 0, bytes_max, path: Path::default(), open: Vec::new(), values: 0 };
-    reader.value(value)
+    Reader { walk: Walk::new(context, VALUE_DEPTH_MAX), bytes: 0, bytes_max }.value(value)
 }
 
 struct Reader<'a> {
-    context: &'a Context,
+    walk: Walk<'a>,
     bytes: usize,
     bytes_max: usize,
-    path: Path,
-    /// The tables on that path.
-    open: Vec<*const c_void>,
-    values: u32,
 }
 
 impl Reader<'_> {
@@ -106,27 +98,18 @@ impl Reader<'_> {
     }
 
     fn table(&mut self, table: &Table) -> Result<Kind, Trouble> {
-        let identity = table.to_pointer();
-        if self.open.contains(&identity) {
-            return Err(self.refused("the table contains itself"));
-        }
-        if self.open.len() == VALUE_DEPTH_MAX {
-            return Err(self.refused(format!("nested deeper than {VALUE_DEPTH_MAX}")));
-        }
-        self.open.push(identity);
-        let is_array = table.metatable().is_some_and(|metatable| metatable == self.context.array);
-        let kind = match table.raw_len() {
-            0 if !is_array => self.map(table)?,
-            length => self.list(table, length)?,
+        let kind = match self.walk.enter(table).map_err(|problem| self.refused(problem))? {
+            Shape::Map => self.map(table)?,
+            Shape::List(length) => self.list(table, length)?,
         };
-        self.open.pop();
+        self.walk.leave();
         Ok(kind)
     }
 
     fn list(&mut self, table: &Table, length: usize) -> Result<Kind, Trouble> {
         let mut count = 0;
         for pair in table.pairs::<Value, Value>() {
-            self.look()?;
+            self.walk.tick()?;
             match pair?.0 {
                 Value::Integer(key) if (1..=length as i64).contains(&key) => count += 1,
                 key => return Err(self.stray(&key, "a list")),
@@ -138,9 +121,9 @@ impl Reader<'_> {
         self.count(length.saturating_mul(VALUE_BYTES))?;
         let mut values = Vec::with_capacity(length);
         for place in 1..=length {
-            self.path.push(Step::Element(place));
+            self.walk.path.push(Step::Element(place));
             values.push(self.value(&table.raw_get(place)?)?);
-            self.path.pop();
+            self.walk.path.pop();
         }
         Ok(Kind::List(LuaList { values }))
     }
@@ -148,16 +131,16 @@ impl Reader<'_> {
     fn map(&mut self, table: &Table) -> Result<Kind, Trouble> {
         let mut sorted = BTreeMap::new();
         for pair in table.pairs::<Value, Value>() {
-            self.look()?;
+            self.walk.tick()?;
             let (key, value) = pair?;
             let Value::String(key) = key else { return Err(self.stray(&key, "a map")) };
             sorted.insert(self.bytes(&key.as_bytes())?, value);
         }
         let mut entries = Vec::with_capacity(sorted.len());
         for (key, value) in sorted {
-            self.path.push(Step::Field(key.to_vec()));
+            self.walk.path.push(Step::Field(key.to_vec()));
             entries.push(LuaMapEntry { key, value: Some(self.value(&value)?) });
-            self.path.pop();
+            self.walk.path.pop();
         }
         Ok(Kind::Map(LuaMap { entries }))
     }
@@ -168,18 +151,13 @@ impl Reader<'_> {
     }
 
     fn count(&mut self, bytes: usize) -> Result<(), Trouble> {
-        self.look()?;
+        self.walk.tick()?;
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.bytes_max {
             let too_large = Failure::too_large(Reason::ResultTooLarge, "result", self.bytes, self.bytes_max);
             return Err(too_large.into());
         }
         Ok(())
-    }
-
-    fn look(&mut self) -> mlua::Result<()> {
-        self.values = self.values.wrapping_add(1);
-        if self.values.is_multiple_of(VALUES_A_LOOK) { self.context.check_budget() } else { Ok(()) }
     }
 
     fn stray(&self, key: &Value, kind: &str) -> Trouble {
@@ -192,7 +170,7 @@ impl Reader<'_> {
     }
 
     fn refused(&self, problem: impl std::fmt::Display) -> Trouble {
-        let message = format!("the procedure's result has no form: {}: {problem}", self.path);
+        let message = format!("the procedure's result has no form: {}: {problem}", self.walk.path);
         Failure::new(Reason::ProcedureFailed, message).into()
     }
 }

@@ -5,10 +5,11 @@ use std::fmt;
 use mlua::{Lua, LuaString, Value};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{DEPTH_MAX, Ticks};
+use super::DEPTH_MAX;
 use crate::api::Raised;
 use crate::api::pure::{Context, Returned};
 use crate::text::{EXACT_INTEGER_MAX, type_name};
+use crate::walk::Ticks;
 
 /// Longest text: one string in it is read without a look at the CPU time, in a few hundredths of a second.
 const TEXT_BYTES_MAX: usize = 16 << 20;

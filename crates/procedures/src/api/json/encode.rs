@@ -1,41 +1,35 @@
 //! A Lua value as JSON text.
 
 use std::collections::BTreeSet;
-use std::ffi::c_void;
 use std::io::Write as _;
 
 use mlua::{Lua, Table, Value};
 
-use super::{DEPTH_MAX, Ticks};
+use super::DEPTH_MAX;
 use crate::api::pure::{Context, Returned};
 use crate::api::{Raised, string};
-use crate::path::{Path, Step, shortened};
+use crate::path::{Step, shortened};
 use crate::text::type_name;
+use crate::walk::{Shape, Walk};
 
 /// A string is escaped in pieces of this size; between them, time and memory are looked at.
 const PIECE_BYTES: usize = 64 * 1024;
 
 pub(super) fn encode(context: &Context, lua: &Lua, arguments: &[Value]) -> Result<Returned, Raised> {
-    let mut encoder =
-        Encoder { context, output: Vec::new(), path: Path::default(), open: Vec::new(), ticks: Ticks::default() };
+    let mut encoder = Encoder { walk: Walk::new(context, DEPTH_MAX), output: Vec::new() };
     encoder.value(&arguments[0])?;
     Ok(Returned::Value(string(lua, &encoder.output)?))
 }
 
 struct Encoder<'a> {
-    context: &'a Context,
+    walk: Walk<'a>,
     output: Vec<u8>,
-    /// From the whole value down to the present one.
-    path: Path,
-    /// The tables on that path.
-    open: Vec<*const c_void>,
-    ticks: Ticks,
 }
 
 impl Encoder<'_> {
     fn value(&mut self, value: &Value) -> Result<(), Raised> {
-        self.ticks.tick(self.context)?;
-        self.context.check_memory(self.output.len())?;
+        self.walk.tick()?;
+        self.walk.context.check_memory(self.output.len())?;
         match value {
             Value::Nil => self.output.extend(b"null"),
             value if value.is_null() => self.output.extend(b"null"),
@@ -56,27 +50,18 @@ impl Encoder<'_> {
     }
 
     fn table(&mut self, table: &Table) -> Result<(), Raised> {
-        let identity = table.to_pointer();
-        if self.open.contains(&identity) {
-            return Err(self.refused("the table contains itself"));
+        match self.walk.enter(table).map_err(|problem| self.refused(problem))? {
+            Shape::Map => self.object(table)?,
+            Shape::List(length) => self.array(table, length)?,
         }
-        if self.open.len() == DEPTH_MAX {
-            return Err(self.refused(format!("nested deeper than {DEPTH_MAX}")));
-        }
-        self.open.push(identity);
-        let is_array = table.metatable().is_some_and(|metatable| metatable == self.context.array);
-        match table.raw_len() {
-            0 if !is_array => self.object(table)?,
-            length => self.array(table, length)?,
-        }
-        self.open.pop();
+        self.walk.leave();
         Ok(())
     }
 
     fn array(&mut self, table: &Table, length: usize) -> Result<(), Raised> {
         let mut count = 0;
         for pair in table.pairs::<Value, Value>() {
-            self.ticks.tick(self.context)?;
+            self.walk.tick()?;
             let (key, _) = pair?;
             if !matches!(key, Value::Integer(key) if (1..=length as i64).contains(&key)) {
                 return Err(self.stray(&key, "an array"));
@@ -91,9 +76,9 @@ impl Encoder<'_> {
             if place > 1 {
                 self.output.push(b',');
             }
-            self.path.push(Step::Element(place));
+            self.walk.path.push(Step::Element(place));
             self.value(&table.raw_get(place)?)?;
-            self.path.pop();
+            self.walk.path.pop();
         }
         self.output.push(b']');
         Ok(())
@@ -102,7 +87,7 @@ impl Encoder<'_> {
     fn object(&mut self, table: &Table) -> Result<(), Raised> {
         let mut names = BTreeSet::new();
         for pair in table.pairs::<Value, Value>() {
-            self.ticks.tick(self.context)?;
+            self.walk.tick()?;
             match pair?.0 {
                 Value::String(name) => names.insert(name.as_bytes().to_vec()),
                 key => return Err(self.stray(&key, "an object")),
@@ -114,11 +99,11 @@ impl Encoder<'_> {
                 self.output.push(b',');
             }
             let value: Value = table.raw_get(mlua::BString::from(&*name))?;
-            self.path.push(Step::Field(name.clone()));
+            self.walk.path.push(Step::Field(name.clone()));
             self.string(&name)?;
             self.output.push(b':');
             self.value(&value)?;
-            self.path.pop();
+            self.walk.path.pop();
         }
         self.output.push(b'}');
         Ok(())
@@ -130,8 +115,8 @@ impl Encoder<'_> {
         }
         self.output.push(b'"');
         for piece in bytes.chunks(PIECE_BYTES) {
-            self.context.check_budget()?;
-            self.context.check_memory(self.output.len() + piece.len())?;
+            self.walk.context.check_budget()?;
+            self.walk.context.check_memory(self.output.len() + piece.len())?;
             escape(piece, &mut self.output);
         }
         self.output.push(b'"');
@@ -150,7 +135,7 @@ impl Encoder<'_> {
     }
 
     fn refused(&self, problem: impl std::fmt::Display) -> Raised {
-        Raised::Misuse(format!("{}: {problem}", self.path))
+        Raised::Misuse(format!("{}: {problem}", self.walk.path))
     }
 }
 

@@ -37,9 +37,6 @@ use crate::text::type_name;
 /// Arrays and objects may be nested to this depth.
 const DEPTH_MAX: usize = 64;
 
-/// After this many values, the CPU time is looked at.
-const NODES_A_LOOK: u32 = 256;
-
 pub(super) const FUNCTIONS: &[PureFunction] = &[
     PureFunction { table: Some("json"), name: "encode", arguments: 1..=1, run: encode::encode },
     PureFunction { table: Some("json"), name: "decode", arguments: 1..=1, run: decode::decode },
@@ -58,16 +55,5 @@ fn array(context: &Context, _lua: &Lua, arguments: &[Value]) -> Result<Returned,
         }
         Some(metatable) if metatable == context.array => Ok(Returned::Value(Value::Table(table.clone()))),
         Some(_) => Err(Raised::Misuse("the table has a metatable already".to_owned())),
-    }
-}
-
-/// Counts values, and looks at the CPU time now and then.
-#[derive(Default)]
-struct Ticks(u32);
-
-impl Ticks {
-    fn tick(&mut self, context: &Context) -> mlua::Result<()> {
-        self.0 = self.0.wrapping_add(1);
-        if self.0.is_multiple_of(NODES_A_LOOK) { context.check_budget() } else { Ok(()) }
     }
 }
