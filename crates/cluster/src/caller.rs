@@ -189,7 +189,7 @@ impl Caller {
         transaction: &mut Transaction<'_>,
         place: Place,
     ) -> Result<CallOutcome, Stopped> {
-        let scope = ShardScope { shard_id: self.shard_id, shard_count: chosen.found.shard_count };
+        let scope = ShardScope::new(self.shard_id, chosen.found.shard_count, &request.key);
         let ProcedureName { library, function, .. } = chosen.procedure;
         let invocation = Invocation {
             library: &chosen.found.runnable.source,

@@ -278,10 +278,10 @@ impl ClusterNode {
         deadline: Instant,
         may_forward: bool,
     ) -> Result<Routed<Executed>, Failure> {
+        let command = Arc::new(command);
         loop {
             let failure = if let Some(shard) = self.local_leader(shard_id) {
                 self.admit_command(&shard, &command)?;
-                // The copy is cheap: keys and values are shared, not copied.
                 match shard.execute(command.clone(), deadline).await {
                     Ok(executed) => return Ok(Routed { value: executed, leader_address: None }),
                     Err(failure) => failure,
@@ -289,7 +289,7 @@ impl ClusterNode {
             } else if !may_forward {
                 return Err(self.elsewhere(shard_id));
             } else if let Some(address) = self.leader_address(shard_id) {
-                let kind = execute_request::Kind::Command(command.clone());
+                let kind = execute_request::Kind::Command(Command::clone(&command));
                 let request = ExecuteRequest { shard_id, kind: Some(kind) };
                 match self.forward(&address, request, deadline).await {
                     Ok(response) => {

@@ -31,9 +31,13 @@ use crate::text::{text, type_name};
 use crate::trouble::{PRELUDE, Trouble, library_invalid};
 use crate::values;
 
-/// The collector starts a cycle where the heap has grown to this share of what the last one left,
+/// Once it runs, the collector starts a cycle where the heap has grown to this share of what the last one left,
 /// percent. Luau's own 200 would let garbage alone reach the memory limit of a call that holds half of it.
 const GC_GOAL_PERCENT: i32 = 150;
+
+/// The collector sleeps until a call has allocated so much, or a quarter of its limit where that is less: most calls
+/// leave some kilobytes, and each cycle looks at all that the machine holds besides.
+const GC_SLEEP_BYTES: usize = 1024 * 1024;
 
 /// A result may be a table in a table …, to this depth.
 const RESULT_DEPTH_MAX: usize = 16;
@@ -66,11 +70,36 @@ pub(crate) struct Machine {
     requires_nothing: Function,
     /// A call chose the random generator's seed.
     seeded: Arc<AtomicBool>,
+    names: Names,
+    /// The size of the heap at which the collector wakes up, bytes.
+    collect_at: Arc<AtomicUsize>,
     budget: Arc<CpuBudget>,
     bounds: Arc<Bounds>,
     context: Arc<Context>,
     /// `apply(function, arguments, count)`: calls with arguments that mlua would not pass on as they are.
     apply: Function,
+}
+
+/// Names that every call looks up, kept as the machine's own strings.
+struct Names {
+    enter: LuaString,
+    global: LuaString,
+    require: LuaString,
+    begin: LuaString,
+    end: LuaString,
+}
+
+impl Names {
+    fn new(lua: &Lua) -> mlua::Result<Self> {
+        let name = |name: &str| lua.create_string(name);
+        Ok(Names {
+            enter: name("enter")?,
+            global: name("_G")?,
+            require: name("require")?,
+            begin: name("_begin")?,
+            end: name("_end")?,
+        })
+    }
 }
 
 /// What a procedure is called with.
@@ -135,10 +164,17 @@ impl Machine {
         let environment_metatable = lua.create_table_from([("__index", globals)])?;
         environment_metatable.raw_set("__metatable", "locked")?;
         environment_metatable.set_readonly(true);
+        let collect_at = Arc::new(AtomicUsize::new(usize::MAX));
         lua.set_interrupt({
-            let budget = Arc::clone(&budget);
-            move |_| match budget.is_exhausted() {
-                false => Ok(VmState::Continue),
+            let (budget, collect_at) = (Arc::clone(&budget), Arc::clone(&collect_at));
+            move |lua| match budget.is_exhausted() {
+                false => {
+                    if lua.used_memory() > collect_at.load(Relaxed) {
+                        collect_at.store(usize::MAX, Relaxed);
+                        lua.gc_restart();
+                    }
+                    Ok(VmState::Continue)
+                }
                 true => Err(mlua::Error::runtime("out of CPU time")),
             }
         });
@@ -146,7 +182,11 @@ impl Machine {
         if surroundings.are_staged() {
             seed.call::<()>(surroundings.random() as i32)?;
         }
+        lua.gc_collect()?;
+        lua.gc_stop();
         Ok(Machine {
+            names: Names::new(&lua)?,
+            collect_at,
             gate,
             unavailable: function("unavailable")?,
             environment_metatable,
@@ -176,12 +216,12 @@ impl Machine {
 
     /// Leads the API's functions to what runs, until [`close_gate`](Self::close_gate).
     pub(crate) fn open_gate(&self, enter: Function) -> mlua::Result<()> {
-        self.gate.raw_set("enter", enter)
+        self.gate.raw_set(&self.names.enter, enter)
     }
 
     /// The API's functions lead nowhere.
     pub(crate) fn close_gate(&self) -> mlua::Result<()> {
-        self.gate.raw_set("enter", &self.unavailable)
+        self.gate.raw_set(&self.names.enter, &self.unavailable)
     }
 
     /// Heap in use, bytes, garbage included.
@@ -189,8 +229,16 @@ impl Machine {
         self.lua.used_memory()
     }
 
+    /// Whether a call woke the collector up.
+    pub(crate) fn is_collecting(&self) -> bool {
+        self.lua.gc_is_running()
+    }
+
+    /// Collects all garbage, and lets the collector sleep again.
     pub(crate) fn collect_garbage(&self) -> mlua::Result<()> {
-        self.lua.gc_collect()
+        let collected = self.lua.gc_collect();
+        self.lua.gc_stop();
+        collected
     }
 
     /// Gives what runs from now on the limits of one call; `patience`, where given, bounds the elapsed time more
@@ -198,7 +246,9 @@ impl Machine {
     pub(crate) fn begin(&self, limits: &Limits, patience: Option<Duration>) -> mlua::Result<()> {
         self.budget.start(Duration::from_millis(limits.call_cpu_ms), patience);
         self.bounds.memory_bytes.store(limits.call_memory_bytes, Relaxed);
-        self.lua.set_memory_limit(self.lua.used_memory() + limits.call_memory_bytes)?;
+        let used = self.lua.used_memory();
+        self.collect_at.store(used + GC_SLEEP_BYTES.min(limits.call_memory_bytes / 4), Relaxed);
+        self.lua.set_memory_limit(used + limits.call_memory_bytes)?;
         if self.seeded.swap(false, Relaxed) {
             self.seed.call::<()>(self.bounds.surroundings.random() as i32)?;
         }
@@ -245,9 +295,13 @@ impl Machine {
 
     /// Runs a library's main function in a new environment.
     pub(crate) fn define(&self, library: &str, main: &Function, require: Option<&Require>) -> Result<Defined, Trouble> {
-        let environment = self.environment()?;
-        environment.raw_set("require", require.map_or(&self.requires_nothing, |require| &require.function))?;
-        main.set_environment(environment.clone())?;
+        let environment = self.unlimited(|| {
+            let environment = self.environment()?;
+            let require = require.map_or(&self.requires_nothing, |require| &require.function);
+            environment.raw_set(&self.names.require, require)?;
+            main.set_environment(environment.clone())?;
+            Ok(environment)
+        })?;
         match main.call::<Value>(())? {
             Value::Nil => Ok(Defined { exports: environment.clone(), environment }),
             Value::Table(exports) => Ok(Defined { exports, environment }),
@@ -272,21 +326,27 @@ impl Machine {
         typed_result: bool,
         result_bytes_max: usize,
     ) -> Result<CallResult, Trouble> {
-        let (values, exact) = self.parameters(parameters)?;
-        let hook = |name| match environment.raw_get::<Value>(name)? {
+        let (values, exact) = match parameters.arguments {
+            // No larger than the request that brought them.
+            Arguments::Strings(_) => self.unlimited(|| self.parameters(parameters))?,
+            Arguments::Values(_) => self.parameters(parameters)?,
+        };
+        let hook = |name: &LuaString| match environment.raw_get::<Value>(name)? {
             Value::Function(hook) => hook.call::<()>(()),
             _ => Ok(()),
         };
         access.environment = Some(environment.clone());
         let result = self.lua.scope(|scope| {
-            let enter = scope.create_function_mut(|lua, arguments: MultiValue| access.enter(lua, arguments))?;
-            self.open_gate(enter)?;
-            hook("_begin")?;
+            self.unlimited(|| {
+                let enter = scope.create_function_mut(|lua, arguments: MultiValue| access.enter(lua, arguments))?;
+                self.open_gate(enter)
+            })?;
+            hook(&self.names.begin)?;
             let result = match exact {
                 None => function.call::<Value>(values)?,
                 Some(table) => self.apply.call::<Value>((function, table, values.len()))?,
             };
-            hook("_end")?;
+            hook(&self.names.end)?;
             Ok(result)
         });
         self.close_gate()?;
@@ -294,6 +354,15 @@ impl Machine {
             true => Ok(CallResult::Value(values::from_lua(&self.context, &result?, result_bytes_max)?)),
             false => Ok(CallResult::Bytes(self.result_bytes(result?, result_bytes_max)?)),
         }
+    }
+
+    /// For what is small and no script's doing: under a memory limit, each allocation from outside of Lua costs a
+    /// protected call.
+    fn unlimited<T>(&self, build: impl FnOnce() -> mlua::Result<T>) -> mlua::Result<T> {
+        let limit = self.lua.set_memory_limit(0)?;
+        let built = build();
+        self.lua.set_memory_limit(limit)?;
+        built
     }
 
     /// What the function is called with; and, where there is an integer that mlua would pass on as a double, a table
@@ -369,7 +438,7 @@ impl Machine {
     /// A call's globals: its own assignments, above the shared, read-only ones.
     pub(crate) fn environment(&self) -> mlua::Result<Table> {
         let environment = self.environment_without_itself()?;
-        environment.raw_set("_G", &environment)?;
+        environment.raw_set(&self.names.global, &environment)?;
         Ok(environment)
     }
 

@@ -28,6 +28,9 @@ use crate::trouble::{Meaning, Trouble, call_killed, call_memory, call_timeout, m
 /// Most libraries that a runtime keeps compiled.
 const LIBRARIES_KEPT: usize = 64;
 
+/// Garbage of past calls that a machine keeps, bytes.
+const GARBAGE_BYTES: usize = 512 * 1024;
+
 /// Most bytecode that a runtime keeps, bytes.
 const BYTECODE_BYTES_KEPT: usize = 32 * 1024 * 1024;
 
@@ -304,12 +307,12 @@ impl Runtime {
         Ok(())
     }
 
-    /// Collects a call's garbage where it is much, so that the machine's heap stays below about twice a
-    /// call's limit; Luau's own collector works only while scripts allocate.
+    /// Collects the garbage of past calls once it is much: Luau's own collector wakes up only in calls that allocate
+    /// much by themselves.
     fn tidy(&mut self) {
         let Some(machine) = &self.machine else { return };
         let limit = self.limits.call_memory_bytes;
-        if machine.used_bytes() <= self.idle_bytes + limit / 4 {
+        if !machine.is_collecting() && machine.used_bytes() <= self.idle_bytes + GARBAGE_BYTES.min(limit / 4) {
             return;
         }
         let collected = machine.collect_garbage();

@@ -17,15 +17,26 @@ impl<F: Fn(&[u8]) -> Result<(), Failure>> KeyScope for F {
 
 /// The keys of one shard of a cluster.
 #[derive(Clone, Copy, Debug)]
-pub struct ShardScope {
-    /// From 1.
-    pub shard_id: u32,
-    /// The cluster's data shards.
-    pub shard_count: u32,
+pub struct ShardScope<'a> {
+    shard_id: u32,
+    shard_count: u32,
+    /// The call's own, where its key is in the shard: most keys that a call touches are routed by the same.
+    routing_key: Option<&'a [u8]>,
 }
 
-impl KeyScope for ShardScope {
+impl<'a> ShardScope<'a> {
+    /// Of the shard `shard_id`, from 1, in a cluster of `shard_count` data shards, for a call with that key.
+    pub fn new(shard_id: u32, shard_count: u32, key: &'a [u8]) -> Self {
+        let is_home = shard_of_key(key, shard_count) == shard_id;
+        ShardScope { shard_id, shard_count, routing_key: is_home.then(|| routing_key(key)) }
+    }
+}
+
+impl KeyScope for ShardScope<'_> {
     fn check(&self, key: &[u8]) -> Result<(), Failure> {
+        if self.routing_key == Some(routing_key(key)) {
+            return Ok(());
+        }
         let shard = shard_of_key(key, self.shard_count);
         if shard == self.shard_id {
             return Ok(());

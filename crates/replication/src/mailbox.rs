@@ -22,7 +22,8 @@ pub struct Executed {
 
 /// A command on its way to the executor.
 pub(crate) struct Envelope {
-    pub(crate) command: Command,
+    /// Shared with whoever may have to send it to another node.
+    pub(crate) command: Arc<Command>,
     pub(crate) deadline: Instant,
     pub(crate) reply_to: oneshot::Sender<CommandResult>,
     pub(crate) span: tracing::Span,
@@ -178,7 +179,7 @@ mod tests {
     fn envelope() -> Envelope {
         let (reply_to, _) = oneshot::channel();
         Envelope {
-            command: Command::default(),
+            command: Arc::default(),
             deadline: Instant::now(),
             reply_to,
             span: tracing::Span::none(),

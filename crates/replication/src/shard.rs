@@ -187,13 +187,13 @@ impl Shard {
     ///
     /// # Errors
     /// NOT_LEADER or NO_LEADER where this replica does not lead, MAILBOX_FULL past the bound.
-    pub fn submit(&self, command: Command, deadline: Instant) -> Result<Submitted, Failure> {
+    pub fn submit(&self, command: impl Into<Arc<Command>>, deadline: Instant) -> Result<Submitted, Failure> {
         if !self.leads() {
             return Err(self.elsewhere());
         }
         let (reply_to, reply) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));
-        let span = tracing::Span::current();
+        let (command, span) = (command.into(), tracing::Span::current());
         self.mailbox.submit(Envelope { command, deadline, reply_to, span, claimed: claimed.clone() })?;
         Ok(Submitted { shard_id: self.id, reply, claimed, deadline })
     }
@@ -203,7 +203,7 @@ impl Shard {
     /// # Errors
     /// Those of [`Shard::submit`] and of the command; DEADLINE_EXCEEDED where it was never evaluated,
     /// OUTCOME_UNKNOWN where it may have been committed.
-    pub async fn execute(&self, command: Command, deadline: Instant) -> CommandResult {
+    pub async fn execute(&self, command: impl Into<Arc<Command>>, deadline: Instant) -> CommandResult {
         let result = self.submit(command, deadline)?.outcome().await;
         result.map_err(|failure| if failure.reason == Reason::NotLeader { self.elsewhere() } else { failure })
     }

@@ -303,6 +303,9 @@ pub(crate) fn argument_count(expected: &RangeInclusive<usize>) -> String {
     }
 }
 
+/// What a new string may take besides its bytes: Luau's table of strings doubles with their number.
+const STRING_MARGIN_BYTES: usize = 4 * 1024 * 1024;
+
 /// The bytes of a string or number argument.
 fn expect_text(lua: &Lua, name: &str, value: &Value) -> Result<Bytes, Raised> {
     text(lua, value)?
@@ -310,7 +313,12 @@ fn expect_text(lua: &Lua, name: &str, value: &Value) -> Result<Bytes, Raised> {
 }
 
 fn string(lua: &Lua, bytes: &[u8]) -> Result<Value, Raised> {
-    Ok(Value::String(lua.create_string(bytes)?))
+    // Under a limit, mlua creates each string in a protected call, which costs more than the string.
+    let limit = lua.set_memory_limit(0)?;
+    let created =
+        (limit == 0 || lua.used_memory() + bytes.len() + STRING_MARGIN_BYTES < limit).then(|| lua.create_string(bytes));
+    lua.set_memory_limit(limit)?;
+    Ok(Value::String(created.unwrap_or_else(|| lua.create_string(bytes))?))
 }
 
 /// The first key after all keys that begin with `prefix`; `None` where there is none.

@@ -153,7 +153,7 @@ impl<'a> Shards<'a> {
         trace: &Trace,
     ) -> Result<(CallResult, Vec<TestWrite>), Failure> {
         let TestSettings { limits, shard_count, .. } = *self.settings;
-        let scope = ShardScope { shard_id, shard_count };
+        let scope = ShardScope::new(shard_id, shard_count, &request.key);
         request.more_keys.iter().try_for_each(|key| scope.check(key))?;
         let view = ShardView { state: &self.state, shard_id, shard_count };
         let mut transaction = Transaction::new(&view, self.head, &limits);

@@ -113,3 +113,21 @@ fn the_api_does_not_touch_the_stack_of_values_around_it() {
     let body = "local t = {1, kv.put('a', 2), kv.get('a'), _get('none'), kv.get('a')} return t[1] .. t[3] .. t[5]";
     assert_eq!(shard.run(body).unwrap(), "122");
 }
+
+#[test]
+fn the_garbage_of_many_calls_does_not_gather() {
+    let mut shard = Shard::new();
+    let source = "function main() local t = {} for i = 1, 500 do t[i] = {i} end return math.floor(gcinfo() / 1024) end";
+    let megabytes = |answer: String| answer.parse::<u32>().unwrap();
+    for _ in 0..500 {
+        let used = megabytes(shard.main(source, &[]).unwrap());
+        assert!(used < 4, "the heap has {used} MiB");
+    }
+    // One that makes much garbage leaves no more behind than others.
+    let wasteful = "function main() for i = 1, 100000 do local t = {i, i, i} end return 1 end";
+    for _ in 0..3 {
+        shard.main(wasteful, &[]).unwrap();
+        let used = megabytes(shard.main(source, &[]).unwrap());
+        assert!(used < 4, "the heap has {used} MiB");
+    }
+}
