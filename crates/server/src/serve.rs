@@ -130,8 +130,8 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
     let scans = Scans::new(Arc::clone(&edge), limits.scan_streams);
     let pipelines = Pipelines::new(Arc::clone(&edge), limits, peers.clone(), stop.streams.subscribe());
     let sql = SqlService::new(Arc::clone(&edge), peers, config.sql.imports, config.sql.exports);
-    let [exports, imports] = sql.admissions();
-    let under_way = [edge.requests.clone(), scans.admission().clone(), pipelines.admission().clone(), exports, imports];
+    let mut under_way = vec![edge.requests.clone(), scans.admission().clone(), pipelines.admission().clone()];
+    under_way.extend(sql.admissions());
     let key_value = KeyValueService::new(Arc::clone(&edge), scans, Arc::new(pipelines));
     let logs = Logs::new(Arc::clone(&edge), config.procedures.log_followers, stop.streams.subscribe());
     let services = grpc::services(&edge, key_value, logs, sql, health)?;

@@ -61,6 +61,12 @@ impl<'a> Budget<'a> {
         self.cpu_began.set(None);
     }
 
+    /// Time passed in which nothing ran: the caller's doing, not the request's.
+    pub(crate) fn excuse(&self, waited: Duration) {
+        self.began.set(self.began.get() + waited);
+        self.check_at.set(self.check_at.get() + waited);
+    }
+
     pub(crate) fn limit(&self) -> Duration {
         self.limit.get()
     }

@@ -21,7 +21,7 @@ use crate::memory::Allowance;
 use crate::running::{Committed, Reads, Running, run};
 use crate::schema::Schema;
 use crate::session::Session;
-use crate::statement::{Parameters, ResultSet, Statement};
+use crate::statement::{Parameters, ResultSet, Statement, TakeParts};
 use crate::stored::{Stored, live_entry, not_found, store};
 use crate::{DatabaseId, trouble};
 
@@ -77,6 +77,13 @@ const _: () = {
     can_be_sent::<Databases>();
 };
 
+/// What a request may do.
+enum Access<'a, 'p> {
+    Execute,
+    /// Only read; whoever takes the results as they are found.
+    Query(Option<&'a mut TakeParts<'p>>),
+}
+
 /// A request that was evaluated.
 struct Evaluated {
     results: Vec<ResultSet>,
@@ -129,7 +136,7 @@ impl Databases {
         self.check(&request)?;
         let id = request.database;
         let before = live_entry(transaction, id)?;
-        let evaluated = self.evaluate(transaction, before.as_ref(), request, false, transaction.now_ms())?;
+        let evaluated = self.evaluate(transaction, before.as_ref(), request, Access::Execute, transaction.now_ms())?;
         let (generation, stored) = store(transaction, id, before.as_ref(), evaluated.entry, &evaluated.written)?;
         if let Some(open) = evaluated.open {
             self.open.put(id, Open { generation, ..open });
@@ -142,13 +149,38 @@ impl Databases {
     ///
     /// Fails as [`Databases::execute`] does, with `DATABASE_NOT_FOUND`, and with `SQL_READ_ONLY` for a statement that writes.
     pub fn query(&mut self, view: &dyn View, now_ms: u64, request: Request<'_>) -> Result<Vec<ResultSet>, Failure> {
+        self.read(view, now_ms, request, None)
+    }
+
+    /// As [`Databases::query`], with results of any size: `parts` takes them as they are found. While it does, the request's
+    /// time stands still.
+    ///
+    /// Fails as [`Databases::query`] does, but for what bounds collected results, with parts taken before.
+    pub fn stream(
+        &mut self,
+        view: &dyn View,
+        now_ms: u64,
+        request: Request<'_>,
+        parts: &mut TakeParts<'_>,
+    ) -> Result<(), Failure> {
+        self.read(view, now_ms, request, Some(parts)).map(drop)
+    }
+
+    fn read(
+        &mut self,
+        view: &dyn View,
+        now_ms: u64,
+        request: Request<'_>,
+        parts: Option<&mut TakeParts<'_>>,
+    ) -> Result<Vec<ResultSet>, Failure> {
         self.check(&request)?;
         let reads = Committed(view);
         let before = live_entry(&reads, request.database)?;
         if before.is_none() && request.schema.is_none() {
             return Err(not_found(request.database));
         }
-        let evaluated = self.evaluate(&reads, before.as_ref(), request, true, now_ms)?;
+        let mode = Access::Query(parts);
+        let evaluated = self.evaluate(&reads, before.as_ref(), request, mode, now_ms)?;
         if let Some(open) = evaluated.open.filter(|_| !evaluated.upgraded) {
             self.open.put(request.database, open);
         }
@@ -170,7 +202,7 @@ impl Databases {
             return Ok(false);
         }
         let request = Request { schema: Some(schema), ..Request::new(id, &[]) };
-        let evaluated = self.evaluate(transaction, Some(&before), request, false, transaction.now_ms())?;
+        let evaluated = self.evaluate(transaction, Some(&before), request, Access::Execute, transaction.now_ms())?;
         let (generation, _) = store(transaction, id, Some(&before), evaluated.entry, &evaluated.written)?;
         if let Some(open) = evaluated.open {
             self.open.put(id, Open { generation, ..open });
@@ -205,7 +237,7 @@ impl Databases {
         reads: &dyn Reads,
         before: Option<&StoredDatabase>,
         request: Request<'_>,
-        read_only: bool,
+        access: Access<'_, '_>,
         now_ms: u64,
     ) -> Result<Evaluated, Failure> {
         let id = request.database;
@@ -226,7 +258,7 @@ impl Databases {
         let allowance = Allowance::begin(self.limits.memory_bytes);
         // What clients and imported files say is hostile input to much code: a fault in it costs the request, not the shard.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            run(&running, || run_statements(kept, &running, request, read_only, schema, &entry, &self.limits))
+            run(&running, || run_statements(kept, &running, request, access, schema, &entry, &self.limits))
         }));
         let (results, connection) = outcome.unwrap_or_else(|_| {
             tracing::error!(dbname = id.dbname, "a SQL request panicked");
@@ -279,7 +311,7 @@ fn run_statements(
     kept: Option<Connection>,
     running: &Running<'_>,
     request: Request<'_>,
-    read_only: bool,
+    access: Access<'_, '_>,
     schema: Option<&Schema>,
     entry: &StoredDatabase,
     limits: &SqlLimits,
@@ -292,7 +324,12 @@ fn run_statements(
         Ok(connection) => connection,
         Err(error) => return (Err(trouble::failure(&error, running, limits)), None),
     };
+    let (read_only, parts) = match access {
+        Access::Execute => (false, None),
+        Access::Query(parts) => (true, parts),
+    };
     let session = Session::new(&connection, running, limits).with_types_as_written(request.types_as_written);
+    let session = session.with_parts(parts.map(|parts| parts as &mut TakeParts<'_>));
     let results = session.run(request.statements, read_only, |session| {
         let Some(schema) = schema else { return Ok(()) };
         let statements_limit = running.budget.limit();

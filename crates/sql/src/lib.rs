@@ -65,6 +65,6 @@ pub use listing::{DatabaseInfo, Description, ListFilter, ListPage, SchemaObject,
 pub use removal::Removal;
 pub use schema::{Migration, Schema};
 pub use sphivedb_config::SphivedbConfig;
-pub use statement::{Cell, Column, Parameters, ResultSet, Statement};
+pub use statement::{Cell, Column, Parameters, Part, ResultSet, Statement, TakeParts};
 pub use stored::Stored;
 pub use transfer::{Import, ImportPart, export};

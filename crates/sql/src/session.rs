@@ -1,8 +1,9 @@
 //! A request's statements, on an open connection.
 
-use std::cell::Cell as StdCell;
+use std::cell::{Cell as StdCell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::Instant;
 
 use cirrus_proto::limits::SqlLimits;
 use cirrus_proto::{Failure, Reason};
@@ -12,7 +13,7 @@ use rusqlite::{Batch, Connection, Error, Params, Row};
 use crate::gate::Mode;
 use crate::running::Running;
 use crate::schema::{first_word, type_as_written};
-use crate::statement::{Cell, Column, Parameters, ResultSet, Statement};
+use crate::statement::{Cell, Column, Parameters, Part, ResultSet, Statement, TakeParts};
 use crate::trouble;
 
 /// The types that SQLite keeps as a number, and tells in capitals.
@@ -27,16 +28,22 @@ pub(crate) struct Session<'s> {
     foreign_keys_switched: StdCell<bool>,
     /// Declared types are told as their table's text writes them.
     types_as_written: bool,
+    /// Takes results as they are found, which then are not collected.
+    parts: Option<RefCell<&'s mut TakeParts<'s>>>,
 }
 
 impl<'s> Session<'s> {
     pub(crate) fn new(connection: &'s Connection, running: &'s Running<'s>, limits: &'s SqlLimits) -> Self {
         let (reply, foreign_keys_switched) = (StdCell::default(), StdCell::default());
-        Session { connection, running, limits, reply, foreign_keys_switched, types_as_written: false }
+        Session { connection, running, limits, reply, foreign_keys_switched, types_as_written: false, parts: None }
     }
 
     pub(crate) fn with_types_as_written(self, types_as_written: bool) -> Self {
         Session { types_as_written, ..self }
+    }
+
+    pub(crate) fn with_parts(self, parts: Option<&'s mut TakeParts<'s>>) -> Self {
+        Session { parts: parts.map(RefCell::new), ..self }
     }
 
     pub(crate) fn foreign_keys_switched(&self) -> bool {
@@ -57,6 +64,8 @@ impl<'s> Session<'s> {
             if !begins_with_pragma(&statement.sql) || !self.switch_foreign_keys(statement, mode)? {
                 break;
             }
+            self.pass(|| Part::Columns(Vec::new()))?;
+            self.pass(|| Part::End)?;
             results.push(ResultSet::default());
         }
         prepare(self)?;
@@ -232,18 +241,38 @@ impl<'s> Session<'s> {
             while let Some(row) = rows.next().map_err(|error| self.failure(&error))? {
                 if result.columns.is_empty() {
                     result.columns = self.columns(row.as_ref())?;
+                    self.pass(|| Part::Columns(result.columns.clone()))?;
                 }
-                result.rows.push(self.cells(row, result.columns.len())?);
+                let cells = self.cells(row, result.columns.len())?;
+                match self.parts {
+                    Some(_) => self.pass(|| Part::Row(cells))?,
+                    None => result.rows.push(cells),
+                }
             }
         }
         if result.columns.is_empty() {
             result.columns = self.columns(statement)?;
+            self.pass(|| Part::Columns(result.columns.clone()))?;
         }
+        self.pass(|| Part::End)?;
         if self.connection.total_changes() != changes_before {
             result.affected_rows = self.connection.changes();
         }
         result.last_insert_rowid = self.connection.last_insert_rowid();
         Ok(result)
+    }
+
+    /// Hands a part of the results to whoever takes them as they are found. It may have to wait, which is not the request's
+    /// time.
+    fn pass(&self, part: impl FnOnce() -> Part) -> Result<(), Failure> {
+        let Some(parts) = &self.parts else { return Ok(()) };
+        let began = Instant::now();
+        let taken = (*parts.borrow_mut())(part());
+        self.running.budget.excuse(began.elapsed());
+        if taken.is_break() {
+            return Err(Failure::new(Reason::DeadlineExceeded, "nobody takes the rows any more"));
+        }
+        Ok(())
     }
 
     fn columns(&self, statement: &rusqlite::Statement<'_>) -> Result<Vec<Column>, Failure> {
@@ -278,8 +307,9 @@ impl<'s> Session<'s> {
 
     fn cells(&self, row: &Row<'_>, count: usize) -> Result<Vec<Cell>, Failure> {
         let (mut rows, mut bytes) = self.reply.get();
+        let collected = self.parts.is_none();
         rows += 1;
-        if rows > self.limits.reply_rows {
+        if collected && rows > self.limits.reply_rows {
             let limit = self.limits.reply_rows;
             let failure = Failure::new(Reason::SqlReplyTooLarge, format!("the results have more than {limit} rows"));
             return Err(failure.with("field", "rows").with("limit", limit));
@@ -288,7 +318,7 @@ impl<'s> Session<'s> {
         for index in 0..count {
             let value = row.get_ref(index).map_err(|error| self.failure(&error))?;
             bytes += Cell::reply_bytes(value);
-            if bytes > self.limits.reply_bytes {
+            if collected && bytes > self.limits.reply_bytes {
                 let limit = self.limits.reply_bytes;
                 let failure =
                     Failure::new(Reason::SqlReplyTooLarge, format!("the results have more than {limit} bytes"));

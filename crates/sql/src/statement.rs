@@ -1,5 +1,7 @@
 //! What requests say and what they are answered.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
 
@@ -96,6 +98,20 @@ pub struct Column {
     /// The type with which the table's column was declared; `None` for an expression and for a column without one.
     pub declared_type: Option<String>,
 }
+
+/// A part of what a query answers: of each statement its columns, its rows one by one, and its end.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Part {
+    /// None where the statement gives no rows.
+    Columns(Vec<Column>),
+    /// With a cell for each column.
+    Row(Vec<Cell>),
+    /// The statement's last part.
+    End,
+}
+
+/// Takes the parts of an answer. A break ends the query, which then fails with `DEADLINE_EXCEEDED`.
+pub type TakeParts<'call> = dyn FnMut(Part) -> ControlFlow<()> + 'call;
 
 /// What one statement answered.
 #[derive(Clone, Debug, Default, PartialEq)]

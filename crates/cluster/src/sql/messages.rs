@@ -59,18 +59,18 @@ fn cell_message(cell: Cell) -> SqlCell {
     SqlCell { kind: Some(kind) }
 }
 
+pub(super) fn column_message(column: Column) -> SqlColumn {
+    SqlColumn { name: column.name, declared_type: column.declared_type.unwrap_or_default() }
+}
+
+pub(super) fn row_message(cells: Vec<Cell>) -> SqlRow {
+    SqlRow { cells: cells.into_iter().map(cell_message).collect() }
+}
+
 pub(super) fn results(results: Vec<ResultSet>) -> Vec<SqlResult> {
     let message = |result: ResultSet| SqlResult {
-        columns: result
-            .columns
-            .into_iter()
-            .map(|Column { name, declared_type }| SqlColumn { name, declared_type: declared_type.unwrap_or_default() })
-            .collect(),
-        rows: result
-            .rows
-            .into_iter()
-            .map(|row| SqlRow { cells: row.into_iter().map(cell_message).collect() })
-            .collect(),
+        columns: result.columns.into_iter().map(column_message).collect(),
+        rows: result.rows.into_iter().map(row_message).collect(),
         affected_rows: result.affected_rows,
         last_insert_rowid: result.last_insert_rowid,
     };

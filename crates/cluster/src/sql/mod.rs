@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Execute, Remove, Import ─► command ─► the shard's executor: `commands`, on its own thread ─► effects on TABLE_SQL
+//! QueryStream ────────────► a replica: `streams`, on a thread for what blocks, for as long as the client takes rows
 //! Query, Describe, List ───► query ───► a replica: `reads`, on a thread for what blocks, on one moment of the state
 //! ```
 
@@ -12,6 +13,7 @@ mod requests;
 mod schema_cache;
 mod schema_requests;
 pub(crate) mod schemas;
+mod streams;
 
 pub(crate) use commands::SqlCommands;
 pub use messages::{database_id, result_sets};

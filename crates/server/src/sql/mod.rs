@@ -3,6 +3,8 @@
 mod export;
 mod import;
 mod migrate;
+mod outflow;
+mod query_stream;
 
 use std::sync::Arc;
 
@@ -15,14 +17,16 @@ use cirrus_proto::v1::{
     SqlExportResponse, SqlGetSchemaRequest, SqlGetSchemaResponse, SqlImportRequest, SqlImportResponse, SqlListRequest,
     SqlListResponse, SqlListSchemasRequest, SqlListSchemasResponse, SqlMigrateDatabasesRequest,
     SqlMigrateDatabasesResponse, SqlPutSchemaRequest, SqlPutSchemaResponse, SqlPutSphivedbSettingsRequest,
-    SqlPutSphivedbSettingsResponse, SqlQueryRequest, SqlQueryResponse, SqlRemoveRequest, SqlRemoveResponse,
-    SqlSchemaStatusRequest, SqlSchemaStatusResponse,
+    SqlPutSphivedbSettingsResponse, SqlQueryRequest, SqlQueryResponse, SqlQueryStreamRequest, SqlQueryStreamResponse,
+    SqlRemoveRequest, SqlRemoveResponse, SqlSchemaStatusRequest, SqlSchemaStatusResponse,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use self::export::Exports;
+use self::outflow::Stream;
+use self::query_stream::QueryStreams;
 use crate::admission::Admission;
 use crate::edge::{Arrival, Edge, check_consistency, code_of, mismatched_reply, read_span, respond};
 use crate::observation::Rpc;
@@ -31,10 +35,14 @@ use crate::peers::Peers;
 /// Walks of MigrateDatabases under way on the node.
 const MIGRATIONS_MAX: usize = 8;
 
+/// Queries under way on the node whose results stream. Each has a thread, and holds a snapshot of its shard's state.
+const QUERY_STREAMS_MAX: usize = 64;
+
 /// Serves SQLite databases.
 pub(crate) struct SqlService {
     edge: Arc<Edge>,
     exports: Exports,
+    query_streams: QueryStreams,
     imports: Admission,
     migrations: Admission,
     execute: Rpc,
@@ -54,7 +62,8 @@ pub(crate) struct SqlService {
 impl SqlService {
     pub(crate) fn new(edge: Arc<Edge>, peers: Peers, imports_max: usize, exports_max: usize) -> Self {
         SqlService {
-            exports: Exports::new(Arc::clone(&edge), peers, exports_max),
+            exports: Exports::new(Arc::clone(&edge), peers.clone(), exports_max),
+            query_streams: QueryStreams::new(Arc::clone(&edge), peers, QUERY_STREAMS_MAX),
             imports: Admission::new("imports", imports_max),
             migrations: Admission::new("migrations", MIGRATIONS_MAX),
             edge,
@@ -73,9 +82,9 @@ impl SqlService {
         }
     }
 
-    /// Exports and imports under way.
-    pub(crate) fn admissions(&self) -> [Admission; 2] {
-        [self.exports.admission().clone(), self.imports.clone()]
+    /// Exports, query streams and imports under way.
+    pub(crate) fn admissions(&self) -> [Admission; 3] {
+        [self.exports.admission().clone(), self.query_streams.admission().clone(), self.imports.clone()]
     }
 
     /// Asks the shard of a user's databases.
@@ -102,7 +111,8 @@ fn anywhere<T>(value: T) -> Routed<T> {
 
 #[tonic::async_trait]
 impl Sql for SqlService {
-    type ExportStream = ReceiverStream<Result<SqlExportResponse, Status>>;
+    type ExportStream = Stream<SqlExportResponse>;
+    type QueryStreamStream = Stream<SqlQueryStreamResponse>;
     type MigrateDatabasesStream = ReceiverStream<Result<SqlMigrateDatabasesResponse, Status>>;
 
     async fn execute(&self, request: Request<SqlExecuteRequest>) -> Result<Response<SqlExecuteResponse>, Status> {
@@ -124,6 +134,13 @@ impl Sql for SqlService {
             }
         };
         self.edge.unary(&self.query, request, handle).await
+    }
+
+    async fn query_stream(
+        &self,
+        request: Request<SqlQueryStreamRequest>,
+    ) -> Result<Response<Self::QueryStreamStream>, Status> {
+        Ok(Response::new(self.query_streams.start(request).await?))
     }
 
     async fn remove(&self, request: Request<SqlRemoveRequest>) -> Result<Response<SqlRemoveResponse>, Status> {

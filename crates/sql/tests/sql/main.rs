@@ -9,4 +9,5 @@ mod limits;
 mod model;
 mod schemas;
 mod shard;
+mod streams;
 mod whole;

@@ -9,7 +9,7 @@ mod shell;
 
 use std::process::ExitCode;
 
-use cirrus_client::v1::{SqlDatabase, SqlQueryRequest, SqlStatement};
+use cirrus_client::v1::{SqlDatabase, SqlQueryStreamRequest, SqlResult, SqlStatement};
 
 use super::Outcome;
 use crate::arguments::{Global, SqlCommand};
@@ -23,13 +23,22 @@ pub(super) async fn run(global: &Global, command: SqlCommand) -> Outcome {
             Ok(ExitCode::SUCCESS)
         }
         SqlCommand::Query { database, statements, consistency } => {
-            let request = SqlQueryRequest {
+            let request = SqlQueryStreamRequest {
                 database: Some(SqlDatabase::from(database)),
                 statements: statements.into_iter().map(statement).collect(),
                 consistency: cirrus_client::v1::ReadConsistency::from(consistency).into(),
             };
-            let answer = global.client().await?.query_sql(request).await?;
-            results::print(global.output, &answer.results)?;
+            let client = global.client().await?;
+            let mut answer: Vec<SqlResult> = Vec::new();
+            client
+                .stream_sql(request, |mut part| {
+                    answer.resize_with((part.statement as usize + 1).max(answer.len()), SqlResult::default);
+                    let result = &mut answer[part.statement as usize];
+                    result.columns.append(&mut part.columns);
+                    result.rows.append(&mut part.rows);
+                })
+                .await?;
+            results::print(global.output, &answer)?;
             Ok(ExitCode::SUCCESS)
         }
         SqlCommand::List { dbfile, user_prefix, dbname, limit } => {
