@@ -21,17 +21,33 @@ const ENDLESS: &[(&str, &str)] = &[
     ("sort", "local t = {} for i = 1, 2e6 do t[i] = math.random() end while true do table.sort(t) t[1] = 2 end"),
     ("json", "local t = '[' .. string.rep('1,', 1e6) .. '1]' while true do json.decode(t) end"),
     ("strings", "local s = string.rep('x', 1e6) while true do s = s:reverse():upper():lower() end"),
+    ("query", "sql.query('d', [[{ENDLESS}]])"),
+    ("insert", "while true do pcall(sql.exec, 'd', [[INSERT INTO t {ENDLESS}]]) end"),
+    ("updates", "sql.exec('d', 'INSERT INTO t VALUES (1)') while true do sql.exec('d', 'UPDATE t SET x = x + 1') end"),
     ("hashes", "local s = string.rep('x', 1e7) while true do crypto.sha256(s) end"),
 ];
+
+/// Stands for `{ENDLESS}` above.
+const ENDLESS_SELECT: &str = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n";
 
 /// For a busy machine. What is seen on a quiet one is printed: a few milliseconds.
 const KILLED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Every call first changes a database as well.
+const CHANGE: &str = "sql.exec('d', 'CREATE TABLE t (x)')";
+
+/// What is there: of both nothing.
+const QUICK: &str = "M.quick = function(key)
+    local tables = sql.exec('d', 'SELECT count(*) AS n FROM sqlite_schema').rows[1].n
+    return kv.get(key) or if tables == 0 then 'nothing' else 'tables'
+end";
+
 fn library() -> String {
-    let functions =
-        ENDLESS.iter().map(|(name, body)| format!("M.{name} = function(key) kv.put(key, 'changed') {body} end\n"));
-    let wrapped: String = functions.collect();
-    format!("local M = {{}}\n{wrapped}M.quick = function(key) return kv.get(key) or 'nothing' end\nreturn M\n")
+    let functions = ENDLESS
+        .iter()
+        .map(|(name, body)| format!("M.{name} = function(key) kv.put(key, 'changed') {CHANGE} {body} end\n"));
+    let wrapped = functions.collect::<String>().replace("{ENDLESS}", ENDLESS_SELECT);
+    format!("local M = {{}}\n{wrapped}{QUICK}\nreturn M\n")
 }
 
 async fn running(node: &NodeClient) -> anyhow::Result<Vec<RunningCall>> {
@@ -45,7 +61,7 @@ async fn kill(node: &NodeClient, call_id: &str) -> anyhow::Result<bool> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_it_does() -> TestResult {
-    let config = "[limits]\ncall_cpu_ms = 60000\n".to_owned();
+    let config = "[limits]\ncall_cpu_ms = 60000\n[sql]\ncpu_ms = 60000\n".to_owned();
     let cluster = TestCluster::start(ClusterOptions { config, ..ClusterOptions::default() }).await?;
     let nodes = cluster.all_nodes()?;
     nodes[0].upload("stuck", library()).await?;

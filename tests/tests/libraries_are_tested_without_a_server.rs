@@ -86,3 +86,64 @@ fn the_exit_status_says_how_it_went() {
     let (code, report) = json(&["tests.lua"]);
     assert_eq!((code, &report["files"][0]["failure"]["line"]), (1, &2.into()), "{report}");
 }
+
+#[test]
+fn databases_are_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let write = |name: &str, text: &str| std::fs::write(directory.join(name), text).unwrap();
+    write(
+        "notes.luau",
+        "function add(key, body)
+            local id = sql.exec('notes', 'INSERT INTO notes (body, at) VALUES (?, datetime(\\'now\\'))', body).last_insert_rowid
+            kv.incr('{' .. key .. '}.count')
+            if body == 'bad' then error('bad') end
+            return id
+        end",
+    );
+    write(
+        "notes_test.lua",
+        "local notes = {dbname = 'notes', user = 'ada'}
+        sql.exec(notes, 'CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT UNIQUE, at TEXT)')
+
+        function test_a_note_is_kept()
+            expect.equal(call('notes.add', 'ada', 'first'), 1)
+            advance(60000)
+            expect.equal(call('notes.add', 'ada', 'second'), 2)
+            expect.equal(sql.query(notes, 'SELECT body, at FROM notes'), {
+                {body = 'first', at = '2026-01-01 00:00:00'},
+                {body = 'second', at = '2026-01-01 00:01:00'},
+            })
+            expect.equal(kv.get('{ada}.count'), '2')
+        end
+
+        function test_a_bad_one_is_not()
+            call('notes.add', 'ada', 'good')
+            expect.error('PROCEDURE_FAILED', call, 'notes.add', 'ada', 'bad')
+            expect.error('SQL_CONSTRAINT', call, 'notes.add', 'ada', 'good')
+            expect.equal(#sql.query(notes, 'SELECT * FROM notes'), 1)
+            expect.equal(kv.get('{ada}.count'), '1')
+        end
+
+        function test_nobody_elses_are_meant()
+            expect.error('SQL_INVALID', call, 'notes.add', 'bob', 'first')
+            local _, problem = pcall(sql.query, 'notes', 'SELECT 1')
+            expect.match(problem, 'a database needs a user')
+        end",
+    );
+    let (code, output, errors) = cirrus(directory, &["proc", "test"]);
+    assert_eq!((code, errors.as_str()), (0, ""), "{output}");
+    assert!(output.contains("3 passed in "), "{output}");
+    write("notes_test.lua", "function test_it() call('notes.add', 'ada', 'first') end");
+    let (code, output, _) = cirrus(directory, &["proc", "test"]);
+    assert!(code == 1 && output.contains("SQL_INVALID: no such table: notes"), "{output}");
+    assert!(output.contains("sql.exec") && output.contains("INSERT INTO notes"), "{output}");
+    let (code, output, errors) = cirrus(directory, &["proc", "lint", "notes.luau", "notes_test.lua"]);
+    assert_eq!((code, output.as_str(), errors.as_str()), (0, "", ""));
+    write("notes.luau", "function f(key) sql.query('d', 'SELECT 1') sql.exek('d') sql.exec('d') end");
+    let (_, output, _) = cirrus(directory, &["proc", "lint", "notes.luau"]);
+    for part in ["result of sql.query is not used", "sql has no exek; did you mean exec?", "sql.exec takes at least 2"]
+    {
+        assert!(output.contains(part), "{part}: {output}");
+    }
+}

@@ -184,6 +184,34 @@ async fn a_session_on_the_command_line() -> TestResult {
     let error = cirrus.fails(&["proc", "call", "counters.incr", "--key", "hits", "5"]).await?;
     assert!(error.contains("LIBRARY_NOT_FOUND") || error.contains("counters"), "{error}");
 
+    // Procedures with databases.
+    let ledger = "function book(key, note)
+        sql.exec('ledger', 'CREATE TABLE IF NOT EXISTS entries (note TEXT)')
+        sql.exec('ledger', 'INSERT INTO entries VALUES (?)', note)
+        return kv.incr('{' .. key .. '}.entries')
+    end";
+    let file = cluster.directory()?.join("ledger.lua");
+    std::fs::write(&file, ledger)?;
+    cirrus.succeeds(&["proc", "upload", file.to_str().context("a path")?]).await?;
+    let call = ["proc", "call", "ledger.book", "--key", "ada", "rent"];
+    let dry = cirrus.run(&[&call[..], &["--dry-run"]].concat()).await?;
+    assert_eq!((dry.code, dry.output.trim()), (0, "1"), "{dry:?}");
+    for part in
+        ["change database  ada/ledger", " pages, ", "{ada}.entries", "INSERT INTO entries VALUES (?) [text of 4 bytes]"]
+    {
+        assert!(dry.errors.contains(part), "{part}: {}", dry.errors);
+    }
+    let dry = cirrus.json(&[&call[..], &["--dry-run"]].concat()).await?;
+    assert_eq!(
+        (&dry["databases"][0]["user"], &dry["databases"][0]["dbname"]),
+        (&"ada".into(), &"ledger".into()),
+        "{dry}"
+    );
+    let error = cirrus.fails(&["sql", "query", "ada/ledger", "SELECT * FROM entries"]).await?;
+    assert!(error.contains("DATABASE_NOT_FOUND"), "{error}");
+    assert_eq!(cirrus.succeeds(&call).await?.trim(), "1");
+    assert!(cirrus.succeeds(&["sql", "query", "ada/ledger", "SELECT * FROM entries"]).await?.contains("rent"));
+
     // What goes wrong.
     cirrus.succeeds(&["put", "text", "abc"]).await?;
     let error = cirrus.fails(&["incr", "text"]).await?;

@@ -74,7 +74,7 @@ unary!(read GetRequest => GetResponse, "/cirrus.v1.KeyValue/Get", |request| Rout
 unary!(write PutRequest => PutResponse, "/cirrus.v1.KeyValue/Put", |request| Route::Key(&request.key));
 unary!(write DeleteRequest => DeleteResponse, "/cirrus.v1.KeyValue/Delete", |request| Route::Key(&request.key));
 unary!(write IncrementRequest => IncrementResponse, "/cirrus.v1.KeyValue/Increment", |request| Route::Key(&request.key));
-unary!(write BatchRequest => BatchResponse, "/cirrus.v1.KeyValue/Batch", |request| first_key(batch_key(request)));
+unary!(write BatchRequest => BatchResponse, "/cirrus.v1.KeyValue/Batch", batch_route);
 unary!(write TransactRequest => TransactResponse, "/cirrus.v1.KeyValue/Transact", |request| {
     first_key(transact_key(request))
 });
@@ -127,13 +127,15 @@ fn first_key(key: Option<&Bytes>) -> Route<'_> {
     key.map_or(Route::Any, |key| Route::Key(key))
 }
 
-fn batch_key(request: &BatchRequest) -> Option<&Bytes> {
+fn batch_route(request: &BatchRequest) -> Route<'_> {
     use write_operation::Operation;
-    request.operations.first()?.operation.as_ref().map(|operation| match operation {
-        Operation::Put(put) => &put.key,
-        Operation::Delete(delete) => &delete.key,
-        Operation::Increment(increment) => &increment.key,
-    })
+    match request.operations.first().and_then(|first| first.operation.as_ref()) {
+        Some(Operation::Put(put)) => Route::Key(&put.key),
+        Some(Operation::Delete(delete)) => Route::Key(&delete.key),
+        Some(Operation::Increment(increment)) => Route::Key(&increment.key),
+        Some(Operation::Sql(sql)) => user(sql.database.as_ref()),
+        None => Route::Any,
+    }
 }
 
 fn transact_key(request: &TransactRequest) -> Option<&Bytes> {

@@ -52,10 +52,7 @@ impl Table {
         match route {
             Route::Key(_) | Route::User(_) if self.shard_count == 0 => None,
             Route::Key(key) => Some(routing::shard_of_key(key, self.shard_count) as usize),
-            Route::User(user) => {
-                let key = [b"{", user, b"}"].concat();
-                Some(routing::shard_of_key(&key, self.shard_count) as usize)
-            }
+            Route::User(user) => Some(routing::shard_of_key(&routing::key_of_user(user), self.shard_count) as usize),
             Route::Catalog => Some(0),
             Route::Any => None,
         }

@@ -7,15 +7,17 @@ use cirrus_engine::Transaction;
 use cirrus_procedures::{Arguments, CallControl, CallOutcome, CallResult, Invocation, Runtime, ShardScope, Trace};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::name::ProcedureName;
-use cirrus_proto::v1::{CallEffect, CallRequest, CallResponse, CallStep, DryRun, ProcedureDeclaration};
+use cirrus_proto::v1::{CallEffect, CallRequest, CallResponse, CallStep, DatabaseEffect, DryRun, ProcedureDeclaration};
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{Place, Stopped};
+use cirrus_sql::changed_databases;
 
 use crate::call_metrics::{CallMetrics, KnownProcedures};
 use crate::catalog_view::{CATALOG_WAIT, CatalogHandle, Found};
 use crate::governor::{Governor, is_refusal};
 use crate::log_book::{CallerLines, LogBook};
 use crate::quick_procedures::QuickProcedures;
+use crate::sql::{CallDatabases, SqlCommands, database_message};
 
 /// After so long, a call that was thought to be quick gives up the runtime's thread.
 const SHARED_TIME: Duration = Duration::from_millis(2);
@@ -78,9 +80,10 @@ impl Caller {
         request: &CallRequest,
         transaction: &mut Transaction<'_>,
         place: Place,
+        sql: &mut SqlCommands,
     ) -> Result<(CallResponse, u64), Stopped> {
         let chosen = self.chosen(request, transaction, place)?;
-        self.answer(request, &chosen, transaction, place)
+        self.answer(request, &chosen, transaction, place, sql)
     }
 
     /// As [`call`](Self::call), of a procedure that must be declared read-only.
@@ -88,13 +91,14 @@ impl Caller {
         &mut self,
         request: &CallRequest,
         transaction: &mut Transaction<'_>,
+        sql: &mut SqlCommands,
     ) -> Result<CallResponse, Stopped> {
         let chosen = self.chosen(request, transaction, Place::Own)?;
         if !chosen.declaration().is_some_and(|declaration| declaration.read_only) {
             let problem = format!("{} is not declared read-only, and runs on the shard's leader", request.procedure);
             return Err(Failure::new(Reason::NotReadOnly, problem).with("field", "consistency").into());
         }
-        Ok(self.answer(request, &chosen, transaction, Place::Own)?.0)
+        Ok(self.answer(request, &chosen, transaction, Place::Own, sql)?.0)
     }
 
     fn answer(
@@ -103,9 +107,10 @@ impl Caller {
         chosen: &Chosen<'_>,
         transaction: &mut Transaction<'_>,
         place: Place,
+        sql: &mut SqlCommands,
     ) -> Result<(CallResponse, u64), Stopped> {
         let trace = request.trace.then(Trace::begin);
-        let outcome = self.invoke(request, chosen, trace.as_ref(), transaction, place)?;
+        let outcome = self.invoke(request, chosen, trace.as_ref(), transaction, place, sql)?;
         let version = chosen.found.runnable.source.version;
         let steps = trace.map(steps).unwrap_or_default();
         Ok((CallResponse { steps, ..call_response(version, outcome) }, version))
@@ -117,12 +122,13 @@ impl Caller {
         &mut self,
         request: &CallRequest,
         transaction: &mut Transaction<'_>,
+        sql: &mut SqlCommands,
     ) -> Result<(u64, Result<CallResponse, Failure>), Stopped> {
         let chosen = self.chosen(request, transaction, Place::Own)?;
-        let outcome = match self.answer(request, &chosen, transaction, Place::Own) {
+        let outcome = match self.answer(request, &chosen, transaction, Place::Own, sql) {
             Ok((response, _)) => Ok(response),
-            Err(Stopped::Failed(failure)) => Err(failure),
-            Err(Stopped::TooLong) => return Err(Stopped::TooLong),
+            Err(Stopped::Failed(failure)) if failure.reason != Reason::NotReady => Err(failure),
+            Err(stopped) => return Err(stopped),
         };
         Ok((chosen.found.runnable.source.version, outcome))
     }
@@ -133,19 +139,20 @@ impl Caller {
         request: &CallRequest,
         transaction: &mut Transaction<'_>,
         place: Place,
+        sql: &mut SqlCommands,
     ) -> Result<CallResponse, Stopped> {
         let chosen = self.chosen(request, transaction, place)?;
         let before = transaction.savepoint();
         let trace = Trace::begin();
-        let outcome = match self.invoke(request, &chosen, Some(&trace), transaction, place) {
+        let outcome = match self.invoke(request, &chosen, Some(&trace), transaction, place, sql) {
             Ok(outcome) => Ok(outcome),
             // One that may not run fails as such: the procedure has done nothing.
             Err(Stopped::Failed(failure)) if !is_refusal(failure.reason) => Err(failure),
             Err(stopped) => return Err(stopped),
         };
-        let written = match &outcome {
-            Ok(_) => transaction.values_written_after(before)?,
-            Err(_) => Vec::new(),
+        let (written, changed) = match &outcome {
+            Ok(_) => (transaction.values_written_after(before)?, changed_databases(transaction, before)),
+            Err(_) => Default::default(),
         };
         transaction.rollback_to(before);
         let version = chosen.found.runnable.source.version;
@@ -158,7 +165,12 @@ impl Caller {
             Some(value) => CallEffect { key, deleted: false, value: value.value, expires_at_ms: value.expires_at_ms },
             None => CallEffect { key, deleted: true, ..Default::default() },
         });
-        let dry_run = Some(DryRun { effects: effects.collect(), failure });
+        let databases = changed.into_iter().map(|(id, change)| DatabaseEffect {
+            database: Some(database_message(&id)),
+            pages: change.pages as u64,
+            bytes: change.bytes as u64,
+        });
+        let dry_run = Some(DryRun { effects: effects.collect(), failure, databases: databases.collect() });
         Ok(CallResponse { steps: steps(trace), dry_run, ..response })
     }
 
@@ -188,6 +200,7 @@ impl Caller {
         trace: Option<&Trace>,
         transaction: &mut Transaction<'_>,
         place: Place,
+        sql: &mut SqlCommands,
     ) -> Result<CallOutcome, Stopped> {
         let scope = ShardScope::new(self.shard_id, chosen.found.shard_count, &request.key);
         let ProcedureName { library, function, .. } = chosen.procedure;
@@ -209,7 +222,8 @@ impl Caller {
         };
         let began = Instant::now();
         let permit = self.governor.begin(chosen.found.called(function), began)?;
-        let outcome = self.runtime.call(invocation, transaction, &scope);
+        let mut databases = CallDatabases::new(sql);
+        let outcome = self.runtime.call(invocation, transaction, &scope, Some(&mut databases));
         let (took, cpu) = (began.elapsed(), self.runtime.cpu_of_last_call());
         if place == Place::Shared && matches!(&outcome, Err(failure) if failure.reason == Reason::CallTimeout) {
             permit.give_up(cpu, began + took);
@@ -217,7 +231,10 @@ impl Caller {
             return Err(Stopped::TooLong);
         }
         permit.end(&outcome, cpu, began + took);
-        self.quick.record(&request.procedure, Some(took));
+        match databases.was_used() {
+            true => self.quick.record_sql(&request.procedure),
+            false => self.quick.record(&request.procedure, Some(took)),
+        }
         self.metrics.record((library, function), request, &outcome, took, transaction.write_set_bytes());
         Ok(outcome?)
     }

@@ -6,7 +6,7 @@ mod scheduled;
 use std::sync::Arc;
 
 use cirrus_engine::sessions::{self, Admission};
-use cirrus_engine::{Transaction, evaluate};
+use cirrus_engine::{Transaction, evaluate, has_sql};
 use cirrus_procedures::CallControl;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{self as pb, Command, Reply, reply};
@@ -34,7 +34,7 @@ pub(crate) struct ShardEvaluator {
 impl ShardEvaluator {
     pub(crate) fn new(shard_id: u32, calling: &Calling, sql: SqlLimits) -> Self {
         let catalog = calling.catalog.clone();
-        let sql = SqlCommands::new(sql, catalog.clone());
+        let sql = SqlCommands::new(sql, Some(catalog.clone()));
         ShardEvaluator { shard_id, calls: Caller::new(shard_id, calling), sql, catalog }
     }
 
@@ -91,11 +91,12 @@ impl ShardEvaluator {
     ) -> Result<Evaluated, Stopped> {
         Ok(evaluated(match kind {
             Kind::Call(request) => {
-                let (response, version) = self.calls.call(request, transaction, place)?;
+                let (response, version) = self.calls.call(request, transaction, place, &mut self.sql)?;
                 let procedure = Some((request.procedure.clone(), version));
                 return Ok(Evaluated { procedure, ..evaluated(reply::Kind::Call(response)) });
             }
             Kind::RunSchedule(request) => return self.run_schedule(request, transaction, place),
+            Kind::Batch(request) if has_sql(request) => self.sql.batch(request, transaction)?,
             Kind::SqlExecute(command) => self.sql.execute(command, transaction)?,
             Kind::SqlRemove(command) => self.sql.remove(command, transaction)?,
             Kind::SqlImport(command) => self.sql.import(command, transaction)?,
@@ -126,7 +127,7 @@ impl ShardEvaluator {
             // The note is all that remains. The request failed, so that its id may be used again once the schema is mended.
             Err(Stopped::Failed(failure)) if failure.reason == Reason::SchemaUpgradeFailed => {
                 transaction.rollback_to(before);
-                self.sql.record_upgrade_failure(command, transaction, &failure)?;
+                self.sql.record_upgrade_failure(transaction, &failure)?;
                 return Ok(Evaluated { reply: failure_reply(failure), procedure: None });
             }
             Err(stopped) => return Err(stopped),
@@ -145,7 +146,7 @@ impl Evaluator for ShardEvaluator {
     ) -> Result<Evaluated, Stopped> {
         match &command.kind {
             Some(Kind::Call(request)) if request.dry_run && self.shard_id != CATALOG_SHARD => {
-                Ok(evaluated(reply::Kind::Call(self.calls.dry_run(request, transaction, place)?)))
+                Ok(evaluated(reply::Kind::Call(self.calls.dry_run(request, transaction, place, &mut self.sql)?)))
             }
             _ => self.admit_and_run(command, transaction, place),
         }
@@ -154,6 +155,7 @@ impl Evaluator for ShardEvaluator {
     fn may_run_long(&self, command: &Command) -> bool {
         match &command.kind {
             Some(Kind::Call(request)) => !self.calls.is_quick(request),
+            Some(Kind::Batch(request)) => has_sql(request),
             Some(
                 Kind::RunSchedule(_)
                 | Kind::SqlExecute(_)

@@ -145,7 +145,7 @@ impl ClusterNode {
             log_book: log_book.clone(),
         };
         let calls = Arc::new(CallControls::default());
-        let read_calls = ReadCalls::new(calling.clone(), calls.clone());
+        let read_calls = ReadCalls::new(calling.clone(), calls.clone(), sql);
         let controls = calls.clone();
         call_metrics::describe();
         schedule_metrics::describe();

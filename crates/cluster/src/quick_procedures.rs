@@ -7,14 +7,17 @@ use std::time::Duration;
 const QUICK: Duration = Duration::from_micros(500);
 
 /// So many quick calls in a row make a procedure quick, until one that is not.
-const CALLS_IN_A_ROW: u8 = 16;
+const CALLS_IN_A_ROW: i16 = 16;
+
+/// Nor is one that uses SQL, whose time its last calls do not tell: it needs so many calls in a row more that do not.
+const CALLS_AFTER_SQL: i16 = 4096;
 
 /// Most procedures that are told apart. Clients choose what they name.
 const PROCEDURES_MAX: usize = 1024;
 
 /// What a shard has seen of its procedures, by the names that calls use.
 #[derive(Default)]
-pub(crate) struct QuickProcedures(HashMap<String, u8>);
+pub(crate) struct QuickProcedures(HashMap<String, i16>);
 
 impl QuickProcedures {
     pub(crate) fn contains(&self, procedure: &str) -> bool {
@@ -26,15 +29,25 @@ impl QuickProcedures {
         let is_quick = took.is_some_and(|took| took <= QUICK);
         match self.0.get_mut(procedure) {
             Some(in_a_row) if is_quick => *in_a_row = in_a_row.saturating_add(1),
-            Some(in_a_row) => *in_a_row = 0,
-            None if is_quick => {
-                if self.0.len() >= PROCEDURES_MAX {
-                    self.0.clear();
-                }
-                self.0.insert(procedure.to_owned(), 1);
-            }
+            Some(in_a_row) => *in_a_row = (*in_a_row).min(0),
+            None if is_quick => self.insert(procedure, 1),
             None => {}
         }
+    }
+
+    /// Takes note of a call that used SQL.
+    pub(crate) fn record_sql(&mut self, procedure: &str) {
+        match self.0.get_mut(procedure) {
+            Some(in_a_row) => *in_a_row = -CALLS_AFTER_SQL,
+            None => self.insert(procedure, -CALLS_AFTER_SQL),
+        }
+    }
+
+    fn insert(&mut self, procedure: &str, in_a_row: i16) {
+        if self.0.len() >= PROCEDURES_MAX {
+            self.0.clear();
+        }
+        self.0.insert(procedure.to_owned(), in_a_row);
     }
 }
 
@@ -54,6 +67,22 @@ mod tests {
             quick.record("l.f", slow);
         }
         assert!(!quick.contains("l.f"));
+    }
+
+    #[test]
+    fn one_that_uses_sql_is_not() {
+        let mut quick = QuickProcedures::default();
+        (0..CALLS_IN_A_ROW).for_each(|_| quick.record("l.f", Some(QUICK)));
+        quick.record_sql("l.f");
+        for _ in 0..CALLS_AFTER_SQL + CALLS_IN_A_ROW {
+            assert!(!quick.contains("l.f"));
+            quick.record("l.f", Some(QUICK));
+        }
+        assert!(quick.contains("l.f"));
+        quick.record_sql("l.g");
+        (0..CALLS_IN_A_ROW).for_each(|_| quick.record("l.g", Some(QUICK)));
+        quick.record("l.g", None);
+        assert!(!quick.contains("l.g"));
     }
 
     #[test]

@@ -1,13 +1,26 @@
 //! Several writes, all or none.
 
 use cirrus_proto::v1::write_operation::Operation;
-use cirrus_proto::v1::{BatchRequest, BatchResponse, WriteResult, write_result};
+use cirrus_proto::v1::{BatchRequest, BatchResponse, SqlExecuteRequest, SqlExecuteResponse, WriteResult, write_result};
 use cirrus_proto::{Failure, Reason};
 
 use crate::{Transaction, commands};
 
-/// Fails at the first operation that fails or whose condition does not hold; the caller rolls back.
-pub(crate) fn batch(request: &BatchRequest, tx: &mut Transaction<'_>) -> Result<BatchResponse, Failure> {
+/// Runs an operation of SQL, which the engine does not know.
+pub type RunSql<'a> = dyn FnMut(&SqlExecuteRequest, &mut Transaction<'_>) -> Result<SqlExecuteResponse, Failure> + 'a;
+
+/// Whether a batch has an operation of SQL, which [`evaluate`](crate::evaluate) leaves to [`evaluate_batch`].
+pub fn has_sql(request: &BatchRequest) -> bool {
+    request.operations.iter().any(|operation| matches!(operation.operation, Some(Operation::Sql(_))))
+}
+
+/// Runs the operations of a batch in order, those of SQL by `sql`. Fails at the first operation that fails or whose
+/// condition does not hold, and has then written some of it: discard the transaction, or roll it back.
+pub fn evaluate_batch(
+    request: &BatchRequest,
+    tx: &mut Transaction<'_>,
+    sql: &mut RunSql<'_>,
+) -> Result<BatchResponse, Failure> {
     let mut results = Vec::with_capacity(request.operations.len());
     for (index, operation) in request.operations.iter().enumerate() {
         let at_index = |failure| at_operation("operations", index, failure);
@@ -29,6 +42,7 @@ pub(crate) fn batch(request: &BatchRequest, tx: &mut Transaction<'_>) -> Result<
             Some(Operation::Increment(increment)) => {
                 write_result::Result::Increment(commands::increment(increment, tx).map_err(at_index)?)
             }
+            Some(Operation::Sql(statements)) => write_result::Result::Sql(sql(statements, tx).map_err(at_index)?),
             None => return Err(at_index(Failure::invalid_field("operation", "none is set"))),
         };
         results.push(WriteResult { result: Some(result) });

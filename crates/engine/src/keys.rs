@@ -10,7 +10,7 @@ use cirrus_proto::v1::{SqlDatabase, TransactOperation, WriteOperation, write_ope
 /// Every key that the command names, in its order. All must lie in one shard; that is the router's to
 /// check, since shards are not known here. A call names its routing key only: what its procedure touches
 /// is checked as it runs. Commands of the catalog or of the shard itself name none, nor do those of SQL, which
-/// [`database`] routes.
+/// [`databases`] routes.
 pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
     let mut more_keys: &[Bytes] = &[];
     let (key, batch, transact) = match &command.kind {
@@ -53,15 +53,22 @@ pub fn keys(command: &Command) -> impl Iterator<Item = &Bytes> {
     key.into_iter().chain(more_keys).chain(batch).chain(transact)
 }
 
-/// The database that a SQL command is for, whose user picks the shard.
-pub fn database(command: &Command) -> Option<&SqlDatabase> {
-    match command.kind.as_ref()? {
-        Kind::SqlExecute(command) => command.request.as_ref()?.database.as_ref(),
-        Kind::SqlRemove(command) => command.request.as_ref()?.database.as_ref(),
-        Kind::SqlImport(command) => command.database.as_ref(),
-        Kind::SqlUpgrade(command) => command.database.as_ref(),
-        _ => None,
-    }
+/// Every database that the command names, whose users pick the shard: that of a SQL command, and those of a batch. All
+/// must lie in one shard, as all [`keys`] must.
+pub fn databases(command: &Command) -> impl Iterator<Item = &SqlDatabase> {
+    let (one, batch) = match &command.kind {
+        Some(Kind::SqlExecute(command)) => {
+            (command.request.as_ref().and_then(|request| request.database.as_ref()), None)
+        }
+        Some(Kind::SqlRemove(command)) => {
+            (command.request.as_ref().and_then(|request| request.database.as_ref()), None)
+        }
+        Some(Kind::SqlImport(command)) => (command.database.as_ref(), None),
+        Some(Kind::SqlUpgrade(command)) => (command.database.as_ref(), None),
+        Some(Kind::Batch(batch)) => (None, Some(batch)),
+        _ => (None, None),
+    };
+    one.into_iter().chain(batch.into_iter().flat_map(|batch| &batch.operations).filter_map(write_database))
 }
 
 /// The part of the command's first key that picks its shard; `None` for a command without keys.
@@ -74,7 +81,15 @@ fn write_key(operation: &WriteOperation) -> Option<&Bytes> {
         write_operation::Operation::Put(put) => &put.key,
         write_operation::Operation::Delete(delete) => &delete.key,
         write_operation::Operation::Increment(increment) => &increment.key,
+        write_operation::Operation::Sql(_) => return None,
     })
+}
+
+fn write_database(operation: &WriteOperation) -> Option<&SqlDatabase> {
+    match operation.operation.as_ref()? {
+        write_operation::Operation::Sql(request) => request.database.as_ref(),
+        _ => None,
+    }
 }
 
 fn transact_key(operation: &TransactOperation) -> Option<&Bytes> {

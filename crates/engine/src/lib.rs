@@ -53,9 +53,10 @@ mod validate;
 mod view;
 mod write_set;
 
+pub use batch::{RunSql, evaluate_batch, has_sql};
 pub use evaluate::evaluate;
 pub use head::{Moment, ShardHead};
-pub use keys::{database, keys, routing_key};
+pub use keys::{databases, keys, routing_key};
 pub use memory::MemoryView;
 pub use number::parse_integer;
 pub use overlay::{Overlaid, Overlay};

@@ -169,8 +169,14 @@ impl<'v> Transaction<'v> {
 
     /// The keys that were written after the savepoint, each with the value that it has now; `None`: removed.
     pub fn values_written_after(&self, savepoint: Savepoint) -> Result<Vec<(Bytes, Option<Value>)>, Failure> {
-        let data = self.writes.after(savepoint.writes).filter(|(table, ..)| *table == Table::Data);
-        data.map(|(_, key, stored)| Ok((key.clone(), stored.cloned().map(decode_value).transpose()?))).collect()
+        let data = self.written_after(savepoint, Table::Data);
+        data.map(|(key, stored)| Ok((key.clone(), stored.cloned().map(decode_value).transpose()?))).collect()
+    }
+
+    /// What was written to a table after the savepoint, by key, exactly as it is now; `None`: removed.
+    pub fn written_after(&self, savepoint: Savepoint, table: Table) -> impl Iterator<Item = (&Bytes, Option<&Bytes>)> {
+        let writes = self.writes.after(savepoint.writes).filter(move |(written, ..)| *written == table);
+        writes.map(|(_, key, stored)| (key, stored))
     }
 
     /// Undoes all writes after the savepoint.

@@ -11,8 +11,8 @@ use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::{
     ActivateLibraryRequest, BatchRequest, CallRequest, Compare, DeleteRequest, IncrementRequest, LibraryPin,
     MissedTicks, PutRequest, ReadConsistency, RequestId, ScheduleProcedureRequest, SetLibraryLimitsRequest, SqlCell,
-    SqlDatabase, SqlPutSchemaRequest, SqlStatement, TransactOperation, TransactRequest, WriteCondition, WriteOperation,
-    transact_operation, write_condition, write_operation,
+    SqlDatabase, SqlExecuteRequest, SqlPutSchemaRequest, SqlStatement, TransactOperation, TransactRequest,
+    WriteCondition, WriteOperation, transact_operation, write_condition, write_operation,
 };
 use cirrus_proto::value::VALUE_DEPTH_MAX;
 use cirrus_proto::{Failure, Reason};
@@ -157,6 +157,7 @@ fn batch_operation(operation: &WriteOperation, limits: &Limits) -> Result<usize,
         Some(write_operation::Operation::Put(request)) => nested_put(request, limits),
         Some(write_operation::Operation::Delete(request)) => nested_delete(request, limits),
         Some(write_operation::Operation::Increment(request)) => nested_increment(request, limits),
+        Some(write_operation::Operation::Sql(request)) => nested_sql(request, limits),
         None => Err(Failure::invalid_field("operation", "none is set")),
     }
 }
@@ -209,6 +210,14 @@ fn nested_increment(request: &IncrementRequest, limits: &Limits) -> Result<usize
     no_request_id(request.request_id.as_ref())?;
     increment(request, limits)?;
     Ok(request.key.len())
+}
+
+/// What statements write shows where they run.
+fn nested_sql(request: &SqlExecuteRequest, limits: &Limits) -> Result<usize, Failure> {
+    no_request_id(request.request_id.as_ref())?;
+    named_database(request.database.as_ref())?;
+    statements(&request.statements, limits)?;
+    Ok(0)
 }
 
 fn no_request_id(id: Option<&RequestId>) -> Result<(), Failure> {

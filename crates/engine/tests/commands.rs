@@ -4,15 +4,18 @@
 
 mod shard;
 
+use cirrus_engine::{ShardHead, Transaction, evaluate_batch, has_sql};
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::effect::Change;
 use cirrus_proto::internal::v1::{CreateCluster, Effect, SweepOutcome, Table, reply};
+use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::write_condition::Kind as Condition;
 use cirrus_proto::v1::{
     BatchRequest, BatchResponse, Compare, DeleteRequest, DeleteResponse, GetRequest, IncrementRequest,
-    IncrementResponse, PutRequest, PutResponse, TransactOperation, TransactRequest, TransactResponse, WriteOperation,
-    transact_operation, transact_result, write_operation, write_result,
+    IncrementResponse, PutRequest, PutResponse, SqlDatabase, SqlExecuteRequest, SqlExecuteResponse, SqlStatement,
+    TransactOperation, TransactRequest, TransactResponse, WriteOperation, transact_operation, transact_result,
+    write_operation, write_result,
 };
 use cirrus_proto::{Failure, Reason};
 use shard::{Shard, bytes, condition, delete, increment, pairs, put};
@@ -317,6 +320,46 @@ fn a_batch_with_a_failing_operation_writes_nothing_and_names_it() {
         assert!(failure.message.starts_with("operations[1]: "), "{}", failure.message);
         assert_eq!(pairs(&shard.view, Table::Data), before);
     }
+}
+
+#[test]
+fn operations_of_sql_are_run_in_their_places_by_whoever_knows_sql() {
+    use write_operation::Operation::{Increment, Sql};
+    let statement = |sql: &str| {
+        let statements = vec![SqlStatement { sql: sql.to_owned(), ..SqlStatement::default() }];
+        let database = Some(SqlDatabase { user: bytes("u"), dbname: "d".to_owned(), ..SqlDatabase::default() });
+        Sql(SqlExecuteRequest { database, statements, request_id: None })
+    };
+    let operations =
+        vec![Increment(increment("n", 1)), statement("first"), Increment(increment("n", 1)), statement("2")];
+    let operations = operations.into_iter().map(|one| WriteOperation { operation: Some(one) }).collect();
+    let request = BatchRequest { operations, request_id: None };
+    assert!(has_sql(&request) && !has_sql(&BatchRequest::default()));
+
+    let mut shard = Shard::new();
+    let mut transaction = Transaction::new(&shard.view, ShardHead::default(), &Limits::DEFAULT);
+    let mut seen = Vec::new();
+    let response = evaluate_batch(&request, &mut transaction, &mut |execute, transaction| {
+        let n = transaction.get(b"n")?.unwrap().value;
+        seen.push(format!("{} at {}", execute.statements[0].sql, String::from_utf8_lossy(&n)));
+        Ok(SqlExecuteResponse::default())
+    });
+    assert_eq!(seen, ["first at 1", "2 at 2"]);
+    let results = response.unwrap().results;
+    assert_eq!(results.len(), 4);
+    assert_eq!(results[3].result, Some(write_result::Result::Sql(SqlExecuteResponse::default())));
+
+    let mut fails = |_: &SqlExecuteRequest, _: &mut Transaction<'_>| {
+        Err(Failure::new(Reason::SqlInvalid, "statements[2]: no such table: t").with("statement", 2))
+    };
+    let mut transaction = Transaction::new(&shard.view, ShardHead::default(), &Limits::DEFAULT);
+    let failure = evaluate_batch(&request, &mut transaction, &mut fails).unwrap_err();
+    assert_eq!((&*failure.metadata["operation"], &*failure.metadata["statement"]), ("1", "2"));
+    assert_eq!(failure.message, "operations[1]: statements[2]: no such table: t");
+
+    // Handing one in elsewhere is the caller's mistake, and leaves nothing.
+    assert_eq!(shard.run(Kind::Batch(request)).unwrap_err().reason, Reason::Internal);
+    assert_eq!(shard.text("n"), None);
 }
 
 #[test]

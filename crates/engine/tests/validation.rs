@@ -5,7 +5,7 @@
 mod shard;
 
 use bytes::Bytes;
-use cirrus_engine::{keys, routing_key, validate};
+use cirrus_engine::{databases, keys, routing_key, validate};
 use cirrus_proto::Reason;
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{Command, RunSchedule, SweepExpired};
@@ -14,8 +14,9 @@ use cirrus_proto::v1::compare::{Operator, Target};
 use cirrus_proto::v1::write_condition::Kind as Condition;
 use cirrus_proto::v1::{
     BatchRequest, CallRequest, Compare, DeleteLibraryRequest, DeleteRequest, DeleteScheduleRequest, GetRequest,
-    LibraryPin, PutRequest, ScheduleProcedureRequest, SetLibraryLimitsRequest, TransactOperation, TransactRequest,
-    UploadLibraryRequest, WriteCondition, WriteOperation, transact_operation, write_operation,
+    LibraryPin, PutRequest, ScheduleProcedureRequest, SetLibraryLimitsRequest, SqlDatabase, SqlExecuteRequest,
+    SqlStatement, TransactOperation, TransactRequest, UploadLibraryRequest, WriteCondition, WriteOperation,
+    transact_operation, write_operation,
 };
 use shard::{bytes, condition, delete, increment, put, request_id};
 
@@ -61,15 +62,22 @@ fn limits(name: &str, concurrency: Option<u32>, cpu_percent: Option<u32>) -> Kin
     Kind::SetLibraryLimits(SetLibraryLimitsRequest { name, concurrency, cpu_percent, ..Default::default() })
 }
 
+fn sql(user: &str, text: &str) -> SqlExecuteRequest {
+    let database = SqlDatabase { user: bytes(user), dbname: "d".to_owned(), ..SqlDatabase::default() };
+    let statements = vec![SqlStatement { sql: text.to_owned(), ..SqlStatement::default() }];
+    SqlExecuteRequest { database: Some(database), statements, request_id: None }
+}
+
 #[test]
 fn what_is_right_passes() {
-    use write_operation::Operation::{Delete, Increment, Put};
+    use write_operation::Operation::{Delete, Increment, Put, Sql};
     let largest = PutRequest { key: vec![b'k'; 4096].into(), value: vec![0; 1024 * 1024].into(), ..put("", "") };
     let right = [
         Kind::Put(largest),
         Kind::Put(PutRequest { condition: Some(WriteCondition { kind: None }), ..put("k", "") }),
         Kind::Delete(DeleteRequest { condition: condition(Condition::IfVersion(0)), ..delete("k") }),
         batch(vec![write(Put(put("a", "x"))), write(Delete(delete("b"))), write(Increment(increment("c", 1)))]),
+        batch(vec![write(Sql(sql("u", "SELECT 1"))), write(Put(put("a", "x")))]),
         Kind::Transact(TransactRequest { compare: vec![compare("k")], ..TransactRequest::default() }),
         Kind::Call(call("library.function")),
         Kind::UploadLibrary(library("Lib_1-x", 256 * 1024)),
@@ -92,7 +100,7 @@ fn what_is_right_passes() {
 
 #[test]
 fn what_is_wrong_is_refused_with_its_reason_and_field() {
-    use write_operation::Operation::{Delete, Increment, Put};
+    use write_operation::Operation::{Delete, Increment, Put, Sql};
     let long_key = || Bytes::from(vec![b'k'; 4097]);
     let long_value = || Bytes::from(vec![0; 1024 * 1024 + 1]);
     let with_id = || PutRequest { request_id: request_id("c", 1, 0), ..put("k", "") };
@@ -127,6 +135,17 @@ fn what_is_wrong_is_refused_with_its_reason_and_field() {
         ),
         (Kind::Increment(increment("", 1)), Reason::KeyEmpty, "key"),
         (batch(vec![]), Reason::InvalidField, "operations"),
+        (batch(vec![write(Sql(sql("", "x")))]), Reason::InvalidField, "operations[0].database.user"),
+        (
+            batch(vec![write(Put(put("k", ""))), write(Sql(SqlExecuteRequest { statements: vec![], ..sql("u", "") }))]),
+            Reason::InvalidField,
+            "operations[1].statements",
+        ),
+        (
+            batch(vec![write(Sql(SqlExecuteRequest { request_id: request_id("c", 1, 0), ..sql("u", "x") }))]),
+            Reason::InvalidField,
+            "operations[0].request_id",
+        ),
         (batch(deletes(4097)), Reason::TooManyOperations, "operations"),
         (batch(vec![WriteOperation { operation: None }]), Reason::InvalidField, "operations[0].operation"),
         (
@@ -235,6 +254,15 @@ fn what_is_wrong_is_refused_with_its_reason_and_field() {
         assert_eq!((failure.reason, failure.metadata["field"].as_str()), (reason, field), "{failure}");
     }
     assert_eq!(validate(&Command { kind: None }, &Limits::DEFAULT).unwrap_err().reason, Reason::InvalidField);
+}
+
+#[test]
+fn a_batchs_databases_are_all_that_it_names() {
+    use write_operation::Operation::{Put, Sql};
+    let command = command(batch(vec![write(Sql(sql("a", "x"))), write(Put(put("b", ""))), write(Sql(sql("c", "x")))]));
+    let users: Vec<&[u8]> = databases(&command).map(|database| &database.user[..]).collect();
+    assert_eq!(users, [&b"a"[..], b"c"]);
+    assert_eq!(keys(&command).collect::<Vec<_>>(), ["b"]);
 }
 
 #[test]

@@ -77,6 +77,32 @@ impl CpuBudget {
             || (self.now_ns() >= self.check_at_ns.load(Relaxed) && self.check())
     }
 
+    /// CPU time that is left.
+    pub(crate) fn left(&self) -> Duration {
+        Duration::from_nanos(self.limit_ns.load(Relaxed)).saturating_sub(self.used())
+    }
+
+    /// Uses up what is left: what was done on the call's behalf found that it took too long.
+    pub(crate) fn exhaust(&self) {
+        self.exhausted.store(true, Relaxed);
+    }
+
+    /// Gives back time that was used for something else than the call.
+    pub(crate) fn give_back(&self, time: Duration) {
+        let started = match self.cpu_started_ns.load(Relaxed) {
+            UNREAD => &self.started_ns,
+            _ => &self.cpu_started_ns,
+        };
+        for instant in [started, &self.check_at_ns, &self.wall_end_ns] {
+            instant.store(instant.load(Relaxed).saturating_add(nanoseconds(time)), Relaxed);
+        }
+    }
+
+    /// Ends what runs.
+    pub(crate) fn killed(&self) -> &AtomicBool {
+        &self.killed
+    }
+
     /// CPU time since the start; elapsed time as long as that is a small part of the budget.
     pub(crate) fn used(&self) -> Duration {
         Duration::from_nanos(match self.cpu_started_ns.load(Relaxed) {

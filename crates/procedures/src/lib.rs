@@ -3,7 +3,7 @@
 //! Owns the Luau virtual machines, the limits on what runs in them, and the functions that scripts
 //! find there: the modern API (`kv.get`, `kv.put`, …; see `api/kv.rs`) and Tokyo Tyrant's (`_get`, `_put`,
 //! …; see `api/tyrant/`), with which its scripts, and LightCloud's, run unchanged; and what touches no keys, such as `json`
-//! and `crypto` (`api/pure.rs`).
+//! and `crypto` (`api/pure.rs`). SQL it knows as a port, [`SqlDatabases`], which whoever runs the call lends to it.
 //!
 //! An upload passes [`inspect`]: the source compiles, loads within a call's limits and exports something, and
 //! what it requires is found and pinned (`modules.rs`).
@@ -14,6 +14,7 @@
 //! source ─compile─► bytecode ─load─► main function            kept, by library name and version
 //!   new environment ─► run main: defines the functions         each call, for what the library requires first
 //!   the named function (key, args…) ─► kv.*, _get, … ─► Transaction
+//!                                      sql.* ─► SqlDatabases ─► the same
 //!   result ─► bytes
 //! ```
 //!
@@ -25,7 +26,7 @@
 //! - A call can be watched and killed from other threads ([`CallControl`]); one whose kill was accepted fails.
 //! - A call writes through its `Transaction` and to the stash only. When it fails, the caller discards the
 //!   transaction, the runtime undoes what was done to the stash, and no effect is left.
-//! - A script can name the keys of its own shard only ([`KeyScope`]).
+//! - A script can name the keys and databases of its own shard only ([`KeyScope`]).
 //!
 //! A call may use time and randomness, unlike in systems that run scripts on every replica: only the
 //! leader evaluates it, and the log carries its effects.
@@ -45,6 +46,7 @@ mod api;
 mod budget;
 mod call_log;
 mod control;
+mod databases;
 mod declarations;
 mod library;
 mod lint;
@@ -67,6 +69,7 @@ mod walk;
 
 pub use call_log::{LogLevel, LogLine, LogSink};
 pub use control::{CallControl, RunningCall};
+pub use databases::{SqlDatabases, SqlOutcome, SqlRequest};
 pub use library::{Inspected, LibrarySource, Requirement, Resolve, check_library_name, inspect};
 pub use lint::{WARNINGS_MAX, Warning, lint, lint_test};
 pub use parameters::check_arguments;

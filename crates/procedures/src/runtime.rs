@@ -13,9 +13,11 @@ use cirrus_proto::{Failure, Reason};
 use mlua::{Function, Value};
 
 use crate::api::Access;
+use crate::api::sql::Sql;
 use crate::api::tyrant::stash::Stash;
 use crate::call_log::{CallLog, LogSink};
 use crate::control::CallControl;
+use crate::databases::SqlDatabases;
 use crate::library::{LibrarySource, compile, is_export_name};
 use crate::machine::{Machine, Parameters};
 use crate::modules::Modules;
@@ -174,7 +176,7 @@ impl Runtime {
     }
 
     /// Calls the function with the keys and the arguments in a new environment, held to what it declares. What it writes
-    /// goes to `transaction`; where it is declared read-only, it cannot.
+    /// goes to `transaction`, by itself and through `databases`; where it is declared read-only, it cannot.
     ///
     /// Where this fails, `transaction` may hold some of the call's writes: discard it, and the call
     /// leaves no effect.
@@ -189,6 +191,7 @@ impl Runtime {
         invocation: Invocation<'_>,
         transaction: &mut Transaction<'_>,
         scope: &dyn KeyScope,
+        databases: Option<&mut dyn SqlDatabases>,
     ) -> Result<CallOutcome, Failure> {
         let Invocation { library, function, declaration, .. } = invocation;
         let checked = declaration
@@ -200,7 +203,7 @@ impl Runtime {
         // Scripts are hostile input to a large virtual machine: a fault in it costs the call, not the shard.
         self.control.begin(&invocation);
         self.cpu = Duration::ZERO;
-        let called = catch_unwind(AssertUnwindSafe(|| self.attempt(invocation, transaction, scope)));
+        let called = catch_unwind(AssertUnwindSafe(|| self.attempt(invocation, transaction, scope, databases)));
         transaction.set_read_only(false);
         let outcome = called.unwrap_or_else(|_| {
             tracing::error!(library = library.name, function, "a call panicked");
@@ -226,6 +229,7 @@ impl Runtime {
         invocation: Invocation<'_>,
         transaction: &mut Transaction<'_>,
         scope: &dyn KeyScope,
+        databases: Option<&mut dyn SqlDatabases>,
     ) -> Result<CallOutcome, Failure> {
         let Invocation { library, required, function, declaration, trace, .. } = invocation;
         let limits = declaration.map_or(self.limits, |declaration| lowered(self.limits, declaration));
@@ -240,6 +244,10 @@ impl Runtime {
         let log = CallLog::new((&library.name, library.version), function, sink, invocation.patience.is_some());
         let mut access = Access::new(transaction, scope, budget, log, trace, &mut self.stash);
         access.surroundings = self.surroundings.clone();
+        if let Some(databases) = databases {
+            let others_wait = invocation.patience.is_some();
+            access.sql = Some(Sql { databases, context: machine.context(), key: Some(invocation.key), others_wait });
+        }
         let heap_bytes = machine.used_bytes();
         machine.begin(&limits, invocation.patience).map_err(Failure::internal)?;
         let result = (|| {

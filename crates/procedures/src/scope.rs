@@ -1,12 +1,21 @@
 //! Which keys a call may touch.
 
-use cirrus_proto::routing::{routing_key, shard_of_key};
+use cirrus_proto::routing::{key_of_user, routing_key, shard_of_key};
 use cirrus_proto::{Failure, Reason};
 
 /// Decides which keys a call may touch: those of its own shard.
 pub trait KeyScope {
     /// Fails, with [`Reason::CrossShard`], for a key that lies elsewhere.
     fn check(&self, key: &[u8]) -> Result<(), Failure>;
+
+    /// Fails so for a user whose databases lie elsewhere.
+    fn check_user(&self, user: &[u8]) -> Result<(), Failure> {
+        self.check(&key_of_user(user)).map_err(|failure| {
+            let user = String::from_utf8_lossy(user);
+            let message = format!("the databases of user {user:?} are those of another shard: {}", failure.message);
+            Failure { message, ..failure }.with("user", user)
+        })
+    }
 }
 
 impl<F: Fn(&[u8]) -> Result<(), Failure>> KeyScope for F {

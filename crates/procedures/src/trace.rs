@@ -19,13 +19,14 @@ const KEY_BYTES_MAX: usize = 1024;
 pub struct Step {
     /// Such as `kv.put`, `_get` or `log`.
     pub operation: String,
-    /// The first argument where it is a string or a number, up to 1 KiB: most operations take a key.
+    /// The first argument where it is a string or a number, up to 1 KiB: most operations take a key. Of SQL the
+    /// database, as "user/dbname".
     pub key: Bytes,
     /// Since the call began.
     pub at: Duration,
     /// How long it took.
     pub took: Duration,
-    /// A line that was logged, or the error that was raised; else empty.
+    /// A line that was logged, the statement with the sizes of its parameters, or the error that was raised; else empty.
     pub text: String,
 }
 
@@ -52,13 +53,17 @@ impl Trace {
         self.steps.borrow().len() >= STEPS_MAX
     }
 
-    pub(crate) fn step(&self, lua: &Lua, operation: String, arguments: &[Value], began: Instant, text_of: String) {
+    pub(crate) fn step(&self, operation: String, key: Bytes, began: Instant, text: String) {
         if self.is_full() {
             return;
         }
-        let key = arguments.first().and_then(|argument| text(lua, argument).ok().flatten()).unwrap_or_default();
         let key = key.slice(..key.len().min(KEY_BYTES_MAX));
         let at = began.duration_since(self.began);
-        self.steps.borrow_mut().push(Step { operation, key, at, took: began.elapsed(), text: text_of });
+        self.steps.borrow_mut().push(Step { operation, key, at, took: began.elapsed(), text });
     }
+}
+
+/// The first of an operation's arguments, if it is a string or a number.
+pub(crate) fn key(lua: &Lua, arguments: &[Value]) -> Bytes {
+    arguments.first().and_then(|argument| text(lua, argument).ok().flatten()).unwrap_or_default()
 }

@@ -16,6 +16,11 @@ pub fn routing_key(key: &[u8]) -> &[u8] {
     }
 }
 
+/// A key of the shard that holds a user's databases: those are where the keys with the hash tag `{user}` are.
+pub fn key_of_user(user: &[u8]) -> Vec<u8> {
+    [b"{", user, b"}"].concat()
+}
+
 /// The key's slot, below [`SLOT_COUNT`].
 pub fn slot(key: &[u8]) -> u16 {
     crc16(routing_key(key)) % SLOT_COUNT

@@ -86,9 +86,6 @@ impl Edge {
     /// Validates a command and finds its shard.
     pub(crate) fn route(&self, command: &Command) -> Result<u32, Failure> {
         cirrus_engine::validate(command, &self.limits)?;
-        if let Some(database) = cirrus_engine::database(command) {
-            return self.node.shard_of_user(&database.user);
-        }
         routing::shard_of_command(command, |key| self.node.shard_of(key))
     }
 

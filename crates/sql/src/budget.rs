@@ -71,6 +71,14 @@ impl<'a> Budget<'a> {
         self.limit.get()
     }
 
+    /// CPU time since the start; elapsed time as long as that is a small part of the limit.
+    pub(crate) fn used(&self) -> Duration {
+        match self.cpu_began.get() {
+            None => self.began.get().elapsed(),
+            Some(began) => thread_cpu().saturating_sub(began),
+        }
+    }
+
     /// Why the request was stopped, if it was.
     pub(crate) fn stopped(&self) -> Option<Stop> {
         self.stopped.get()

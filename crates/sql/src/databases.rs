@@ -1,5 +1,6 @@
 //! Requests to databases.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::memory::Allowance;
 use crate::running::{Committed, Reads, Running, run};
 use crate::schema::Schema;
 use crate::session::Session;
+use crate::spent::Spent;
 use crate::statement::{Parameters, ResultSet, Statement, TakeParts};
 use crate::stored::{Stored, live_entry, not_found, store};
 use crate::{DatabaseId, trouble};
@@ -42,6 +44,10 @@ pub struct Request<'a> {
     pub types_as_written: bool,
     /// CPU time that the statements may use, where that is less than the limit: what is left to a procedure that sends them.
     pub cpu: Option<Duration>,
+    /// What the larger request that this one is a part of has used up: it counts towards the limits.
+    pub spent: Spent,
+    /// Refuses a statement with two columns of one name, for those who tell columns by their names.
+    pub distinct_columns: bool,
     /// Set from another thread, it ends the request.
     pub killed: &'a AtomicBool,
 }
@@ -50,7 +56,16 @@ impl<'a> Request<'a> {
     /// A request that has the limits' time, and that nobody kills.
     pub fn new(database: &'a DatabaseId, statements: &'a [Statement]) -> Request<'a> {
         static NOBODY: AtomicBool = AtomicBool::new(false);
-        Request { database, statements, schema: None, types_as_written: false, cpu: None, killed: &NOBODY }
+        Request {
+            database,
+            statements,
+            schema: None,
+            types_as_written: false,
+            cpu: None,
+            spent: Spent::default(),
+            distinct_columns: false,
+            killed: &NOBODY,
+        }
     }
 }
 
@@ -69,6 +84,7 @@ pub struct Executed {
 pub struct Databases {
     limits: SqlLimits,
     open: OpenDatabases,
+    spent: Spent,
 }
 
 /// An executor's thread takes its databases along.
@@ -103,7 +119,11 @@ impl Databases {
             let problem = format!("must be a power of two from 512 to 65536, not {}", limits.page_bytes);
             return Err(Failure::invalid_field("page_bytes", problem));
         }
-        Ok(Databases { limits, open: OpenDatabases::new(limits.open_databases, limits.open_bytes) })
+        Ok(Databases {
+            limits,
+            open: OpenDatabases::new(limits.open_databases, limits.open_bytes),
+            spent: Spent::default(),
+        })
     }
 
     /// The limits.
@@ -114,6 +134,11 @@ impl Databases {
     /// How many databases are open, and what SQLite holds for them, bytes.
     pub fn open(&self) -> (usize, usize) {
         (self.open.count(), self.open.held_bytes())
+    }
+
+    /// What the last request used, also where it failed.
+    pub fn spent(&self) -> Spent {
+        self.spent
     }
 
     /// Closes a database: what is stored is about to be another.
@@ -133,6 +158,7 @@ impl Databases {
     /// Where this fails, nothing was written. The reasons are those of `SQL_*` and `DATABASE_*`, `INVALID_FIELD`,
     /// `WRITE_SET_TOO_LARGE`, and `SCHEMA_UPGRADE_FAILED`; see [`Databases::record_upgrade_failure`] for the last.
     pub fn execute(&mut self, transaction: &mut Transaction<'_>, request: Request<'_>) -> Result<Executed, Failure> {
+        self.spent = Spent::default();
         self.check(&request)?;
         let id = request.database;
         let before = live_entry(transaction, id)?;
@@ -149,7 +175,7 @@ impl Databases {
     ///
     /// Fails as [`Databases::execute`] does, with `DATABASE_NOT_FOUND`, and with `SQL_READ_ONLY` for a statement that writes.
     pub fn query(&mut self, view: &dyn View, now_ms: u64, request: Request<'_>) -> Result<Vec<ResultSet>, Failure> {
-        self.read(view, now_ms, request, None)
+        self.query_over(&Committed(view), now_ms, request, None)
     }
 
     /// As [`Databases::query`], with results of any size: `parts` takes them as they are found. While it does, the request's
@@ -163,24 +189,32 @@ impl Databases {
         request: Request<'_>,
         parts: &mut TakeParts<'_>,
     ) -> Result<(), Failure> {
-        self.read(view, now_ms, request, Some(parts)).map(drop)
+        self.query_over(&Committed(view), now_ms, request, Some(parts)).map(drop)
     }
 
-    fn read(
+    /// As [`Databases::query`], of what a transaction sees, its own writes included.
+    pub fn query_within(
         &mut self,
-        view: &dyn View,
+        transaction: &Transaction<'_>,
+        request: Request<'_>,
+    ) -> Result<Vec<ResultSet>, Failure> {
+        self.query_over(transaction, transaction.now_ms(), request, None)
+    }
+
+    fn query_over(
+        &mut self,
+        reads: &dyn Reads,
         now_ms: u64,
         request: Request<'_>,
         parts: Option<&mut TakeParts<'_>>,
     ) -> Result<Vec<ResultSet>, Failure> {
+        self.spent = Spent::default();
         self.check(&request)?;
-        let reads = Committed(view);
-        let before = live_entry(&reads, request.database)?;
+        let before = live_entry(reads, request.database)?;
         if before.is_none() && request.schema.is_none() {
             return Err(not_found(request.database));
         }
-        let mode = Access::Query(parts);
-        let evaluated = self.evaluate(&reads, before.as_ref(), request, mode, now_ms)?;
+        let evaluated = self.evaluate(reads, before.as_ref(), request, Access::Query(parts), now_ms)?;
         if let Some(open) = evaluated.open.filter(|_| !evaluated.upgraded) {
             self.open.put(request.database, open);
         }
@@ -242,13 +276,14 @@ impl Databases {
     ) -> Result<Evaluated, Failure> {
         let id = request.database;
         let mut entry = before.cloned().unwrap_or_else(|| new_entry(&self.limits));
-        let limit = Duration::from_millis(self.limits.cpu_ms);
+        let limit = Duration::from_millis(self.limits.cpu_ms).saturating_sub(request.spent.cpu);
         let running = Running {
             reads,
             file: File::pages(page_prefix(id), entry.page_bytes as usize, entry.page_count).into(),
             budget: Budget::new(request.cpu.map_or(limit, |cpu| cpu.min(limit)), request.killed),
             gate: Gate::new(),
             now_ms,
+            spent: Cell::default(),
         };
         let schema = request.schema.filter(|schema| schema.version() > entry.schema_version);
         let (kept, held_before) = match self.open.take(id, entry.generation) {
@@ -264,6 +299,7 @@ impl Databases {
             tracing::error!(dbname = id.dbname, "a SQL request panicked");
             (Err(Failure::internal("the request hit a fault in the SQL runtime")), None)
         });
+        self.spent = running.spent.get();
         let held_bytes = held_before + allowance.held();
         let open = connection.map(|connection| Open { connection, generation: entry.generation, held_bytes });
         let results = match results {
@@ -328,16 +364,19 @@ fn run_statements(
         Access::Execute => (false, None),
         Access::Query(parts) => (true, parts),
     };
-    let session = Session::new(&connection, running, limits).with_types_as_written(request.types_as_written);
+    let session = Session::new(&connection, running, limits).of(&request);
     let session = session.with_parts(parts.map(|parts| parts as &mut TakeParts<'_>));
     let results = session.run(request.statements, read_only, |session| {
         let Some(schema) = schema else { return Ok(()) };
         let statements_limit = running.budget.limit();
-        running.budget.restart(Duration::from_millis(limits.upgrade_cpu_ms));
-        session.upgrade(schema, entry.migration)?;
+        running.budget.restart(Duration::from_millis(limits.upgrade_cpu_ms).saturating_sub(request.spent.upgrade));
+        let upgraded = session.upgrade(schema, entry.migration);
+        running.spent.set(Spent { upgrade: running.budget.used(), ..running.spent.get() });
         running.budget.restart(statements_limit);
-        Ok(())
+        upgraded
     });
+    let (rows, bytes) = session.reply();
+    running.spent.set(Spent { cpu: running.budget.used(), rows, bytes, ..running.spent.get() });
     running.gate.enter(Mode::Internal);
     let forgotten = forget_request(&connection, session.foreign_keys_switched());
     // Where the upgrade is committed in SQLite and a statement fails after it, the connection has what was never stored.

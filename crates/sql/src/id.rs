@@ -30,7 +30,7 @@ impl DatabaseId {
 
     /// The slot whose shard holds the database: that of all keys with the hash tag `{user}`.
     pub fn slot(&self) -> u16 {
-        routing::slot(&[b"{", &self.user[..], b"}"].concat())
+        routing::slot(&routing::key_of_user(&self.user))
     }
 }
 

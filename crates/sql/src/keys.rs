@@ -53,12 +53,23 @@ pub(crate) fn entries_prefix(dbfile: Option<u32>, user_prefix: &[u8]) -> Vec<u8>
 
 /// The database that an entry's key names; `None` for a key that no database has.
 pub(crate) fn database_of_entry(key: &[u8]) -> Option<DatabaseId> {
-    let rest = key.strip_prefix(&[ENTRIES])?;
-    let (dbfile, rest) = rest.split_first_chunk::<4>()?;
+    let (id, rest) = parse(key.strip_prefix(&[ENTRIES])?)?;
+    rest.is_empty().then_some(id)
+}
+
+/// The database whose page has that key; `None` for a key that no page has.
+pub(crate) fn database_of_page(key: &[u8]) -> Option<DatabaseId> {
+    let (id, rest) = parse(key.strip_prefix(&[PAGES])?)?;
+    (rest.len() == size_of::<u32>()).then_some(id)
+}
+
+/// The database that a key names behind its kind, and what follows.
+fn parse(key: &[u8]) -> Option<(DatabaseId, &[u8])> {
+    let (dbfile, rest) = key.split_first_chunk::<4>()?;
     let (user, rest) = unescape(rest)?;
     let (dbname, rest) = unescape(rest)?;
     let dbname = String::from_utf8(dbname).ok()?;
-    rest.is_empty().then(|| DatabaseId::new(u32::from_be_bytes(*dbfile), user, dbname))
+    Some((DatabaseId::new(u32::from_be_bytes(*dbfile), user, dbname), rest))
 }
 
 fn key(kind: u8, id: &DatabaseId) -> Vec<u8> {

@@ -35,6 +35,7 @@
 
 mod budget;
 mod cache;
+mod changes;
 mod connection;
 mod databases;
 mod file;
@@ -51,6 +52,7 @@ mod removal;
 mod running;
 mod schema;
 mod session;
+mod spent;
 mod sphivedb_config;
 mod statement;
 mod stored;
@@ -58,12 +60,14 @@ mod transfer;
 mod trouble;
 mod vfs;
 
+pub use changes::{Change, changed_databases};
 pub use databases::{Databases, Executed, Request};
 pub use id::DatabaseId;
 pub use library::initialize;
 pub use listing::{DatabaseInfo, Description, ListFilter, ListPage, SchemaObject, UpgradeFailure, list};
 pub use removal::Removal;
 pub use schema::{Migration, Schema};
+pub use spent::Spent;
 pub use sphivedb_config::SphivedbConfig;
 pub use statement::{Cell, Column, Parameters, Part, ResultSet, Statement, TakeParts};
 pub use stored::Stored;

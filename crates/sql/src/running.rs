@@ -4,7 +4,7 @@
 //! differs with each request, while a connection outlives many: so the callbacks hold nothing, and find the request
 //! here, lent for exactly as long as it runs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use cirrus_engine::{Transaction, View, Visit};
@@ -14,6 +14,7 @@ use cirrus_proto::internal::v1::Table;
 use crate::budget::Budget;
 use crate::file::File;
 use crate::gate::Gate;
+use crate::spent::Spent;
 
 /// Where databases are read from.
 pub(crate) trait Reads {
@@ -54,12 +55,21 @@ pub(crate) struct Running<'a> {
     pub(crate) gate: Gate,
     /// What `datetime('now')` says, Unix milliseconds.
     pub(crate) now_ms: u64,
+    /// What was used up so far, whatever comes of the request.
+    pub(crate) spent: Cell<Spent>,
 }
 
 impl<'a> Running<'a> {
     /// Work on a file that is no shard's.
     pub(crate) fn without_shard(image: Vec<u8>, budget: Budget<'a>) -> Running<'a> {
-        Running { reads: &Nothing, file: File::Image(image).into(), budget, gate: Gate::new(), now_ms: 0 }
+        Running {
+            reads: &Nothing,
+            file: File::Image(image).into(),
+            budget,
+            gate: Gate::new(),
+            now_ms: 0,
+            spent: Cell::default(),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use cirrus_proto::{Failure, Reason};
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, Connection, Error, Params, Row};
 
+use crate::databases::Request;
 use crate::gate::Mode;
 use crate::running::Running;
 use crate::schema::{first_word, type_as_written};
@@ -23,6 +24,8 @@ pub(crate) struct Session<'s> {
     connection: &'s Connection,
     running: &'s Running<'s>,
     limits: &'s SqlLimits,
+    /// Rows and bytes of results before this request that count towards the limits.
+    reply_before: (usize, usize),
     /// Rows and bytes of the results so far.
     reply: StdCell<(usize, usize)>,
     foreign_keys_switched: StdCell<bool>,
@@ -30,16 +33,35 @@ pub(crate) struct Session<'s> {
     types_as_written: bool,
     /// Takes results as they are found, which then are not collected.
     parts: Option<RefCell<&'s mut TakeParts<'s>>>,
+    /// A statement with two columns of one name is refused.
+    distinct_columns: bool,
 }
 
 impl<'s> Session<'s> {
     pub(crate) fn new(connection: &'s Connection, running: &'s Running<'s>, limits: &'s SqlLimits) -> Self {
         let (reply, foreign_keys_switched) = (StdCell::default(), StdCell::default());
-        Session { connection, running, limits, reply, foreign_keys_switched, types_as_written: false, parts: None }
+        Session {
+            connection,
+            running,
+            limits,
+            reply_before: (0, 0),
+            reply,
+            foreign_keys_switched,
+            types_as_written: false,
+            distinct_columns: false,
+            parts: None,
+        }
     }
 
-    pub(crate) fn with_types_as_written(self, types_as_written: bool) -> Self {
-        Session { types_as_written, ..self }
+    /// The session of a client's request.
+    pub(crate) fn of(self, request: &Request<'_>) -> Self {
+        let Request { types_as_written, distinct_columns, spent, .. } = *request;
+        Session { types_as_written, distinct_columns, reply_before: (spent.rows, spent.bytes), ..self }
+    }
+
+    /// Rows and bytes of the results so far.
+    pub(crate) fn reply(&self) -> (usize, usize) {
+        self.reply.get()
     }
 
     pub(crate) fn with_parts(self, parts: Option<&'s mut TakeParts<'s>>) -> Self {
@@ -276,6 +298,9 @@ impl<'s> Session<'s> {
     }
 
     fn columns(&self, statement: &rusqlite::Statement<'_>) -> Result<Vec<Column>, Failure> {
+        if self.distinct_columns {
+            check_distinct(statement)?;
+        }
         let columns = statement.columns().map(|column| Column {
             name: column.name().to_owned(),
             declared_type: column.decl_type().map(str::to_owned),
@@ -308,8 +333,9 @@ impl<'s> Session<'s> {
     fn cells(&self, row: &Row<'_>, count: usize) -> Result<Vec<Cell>, Failure> {
         let (mut rows, mut bytes) = self.reply.get();
         let collected = self.parts.is_none();
+        let (rows_before, bytes_before) = self.reply_before;
         rows += 1;
-        if collected && rows > self.limits.reply_rows {
+        if collected && rows_before + rows > self.limits.reply_rows {
             let limit = self.limits.reply_rows;
             let failure = Failure::new(Reason::SqlReplyTooLarge, format!("the results have more than {limit} rows"));
             return Err(failure.with("field", "rows").with("limit", limit));
@@ -318,7 +344,7 @@ impl<'s> Session<'s> {
         for index in 0..count {
             let value = row.get_ref(index).map_err(|error| self.failure(&error))?;
             bytes += Cell::reply_bytes(value);
-            if collected && bytes > self.limits.reply_bytes {
+            if collected && bytes_before + bytes > self.limits.reply_bytes {
                 let limit = self.limits.reply_bytes;
                 let failure =
                     Failure::new(Reason::SqlReplyTooLarge, format!("the results have more than {limit} bytes"));
@@ -328,6 +354,19 @@ impl<'s> Session<'s> {
         }
         self.reply.set((rows, bytes));
         Ok(cells)
+    }
+}
+
+/// Whoever tells columns by their names would lose one of two that share theirs.
+fn check_distinct(statement: &rusqlite::Statement<'_>) -> Result<(), Failure> {
+    let mut names: Vec<&str> = statement.column_names().collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(()),
+        Some(pair) => {
+            let problem = format!("two columns are named {:?}: give them different names with AS", pair[0]);
+            Err(Failure::new(Reason::SqlInvalid, problem))
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use bytes::Bytes;
-use cirrus_client::v1::{CallEffect, CallRequest, CallResponse, CallStep, LuaValue, ReadConsistency};
+use cirrus_client::v1::{
+    CallEffect, CallRequest, CallResponse, CallStep, DatabaseEffect, DryRun, LuaValue, ReadConsistency, SqlDatabase,
+};
 use cirrus_client::{ClientError, Failure, Reason};
 use comfy_table::Table;
 use serde_json::{Map, Value, json};
@@ -81,10 +83,10 @@ fn explain(answer: &CallResponse) {
         output::explain(output::table_text(&steps(&answer.steps)));
     }
     match &answer.dry_run {
-        Some(dry_run) if dry_run.failure.is_none() && dry_run.effects.is_empty() => {
+        Some(DryRun { effects, databases, failure: None }) if effects.is_empty() && databases.is_empty() => {
             output::explain("it would write nothing");
         }
-        Some(dry_run) if dry_run.failure.is_none() => output::explain(output::table_text(&effects(&dry_run.effects))),
+        Some(dry_run) if dry_run.failure.is_none() => output::explain(output::table_text(&effects(dry_run))),
         _ => {}
     }
     let (version, cpu_us, memory_bytes) = (answer.library_version, answer.cpu_us, answer.memory_bytes);
@@ -100,12 +102,19 @@ fn steps(steps: &[CallStep]) -> Table {
     table
 }
 
-fn effects(effects: &[CallEffect]) -> Table {
+fn effects(dry_run: &DryRun) -> Table {
     let mut table = output::table(["WOULD", "KEY", "VALUE", "EXPIRES"]);
-    for CallEffect { key, deleted, value, expires_at_ms } in effects {
+    for CallEffect { key, deleted, value, expires_at_ms } in &dry_run.effects {
         let verb = if *deleted { "delete" } else { "put" };
         let expires = if *expires_at_ms == 0 { String::new() } else { output::time(*expires_at_ms) };
         table.add_row([verb.to_owned(), cell(key), cell(value), expires]);
+    }
+    for DatabaseEffect { database, pages, bytes } in &dry_run.databases {
+        let SqlDatabase { dbfile, user, dbname } = database.clone().unwrap_or_default();
+        let dbfile = if dbfile == 0 { String::new() } else { format!(" in dbfile {dbfile}") };
+        let named = format!("{}/{dbname}{dbfile}", cell(&user));
+        let changes = format!("{pages} page{}, {bytes} bytes", if *pages == 1 { "" } else { "s" });
+        table.add_row(["change database".to_owned(), named, changes, String::new()]);
     }
     table
 }
@@ -143,6 +152,17 @@ fn object(answer: &CallResponse, dry_run: bool, traced: bool) -> Value {
             Value::from(object)
         });
         object.insert("effects".to_owned(), effects.collect());
+        let databases = dry_run.databases.iter().map(|DatabaseEffect { database, pages, bytes }| {
+            let SqlDatabase { dbfile, user, dbname } = database.clone().unwrap_or_default();
+            let mut object = Map::new();
+            object.insert("dbfile".to_owned(), Value::from(dbfile));
+            insert_bytes(&mut object, "user", &user);
+            object.insert("dbname".to_owned(), Value::from(dbname));
+            object.insert("pages".to_owned(), Value::from(*pages));
+            object.insert("bytes".to_owned(), Value::from(*bytes));
+            Value::from(object)
+        });
+        object.insert("databases".to_owned(), databases.collect());
         if let Some(failure) = &dry_run.failure {
             object.insert("error".to_owned(), json!({ "reason": failure.reason, "message": failure.message }));
         }

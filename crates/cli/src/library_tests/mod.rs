@@ -6,6 +6,7 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cirrus_cluster::sql::databases_in_memory;
 use cirrus_procedures::testing::{TestFailure, TestFile, TestReport, TestSettings, run_tests};
 use cirrus_procedures::{LibrarySources, Linker};
 use serde_json::Value;
@@ -57,7 +58,7 @@ pub(crate) fn run<'s>(
     say: &mut dyn FnMut(String) -> std::io::Result<()>,
 ) -> Result<TestRun, CommandError> {
     let began = Instant::now();
-    let settings = TestSettings { seed: options.seed, ..TestSettings::default() };
+    let settings = TestSettings { seed: options.seed, databases: Some(databases_in_memory), ..TestSettings::default() };
     let mut run = TestRun { seed: options.seed, files: Vec::new(), took: Duration::ZERO };
     for path in files {
         let source = std::fs::read(path).map_err(|error| CommandError::local(at(path, error)))?;

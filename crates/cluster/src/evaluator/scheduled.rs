@@ -61,13 +61,14 @@ impl ShardEvaluator {
         transaction: &mut Transaction<'_>,
     ) -> Result<ScheduleRun, Stopped> {
         let before = transaction.savepoint();
-        let (library_version, outcome) = match self.calls.tick(&schedules::call_at(schedule, tick), transaction) {
-            Ok(ended) => ended,
-            Err(Stopped::Failed(failure)) if !matches!(failure.reason, Reason::NotReady | Reason::Internal) => {
-                (0, Err(failure))
-            }
-            Err(stopped) => return Err(stopped),
-        };
+        let (library_version, outcome) =
+            match self.calls.tick(&schedules::call_at(schedule, tick), transaction, &mut self.sql) {
+                Ok(ended) => ended,
+                Err(Stopped::Failed(failure)) if !matches!(failure.reason, Reason::NotReady | Reason::Internal) => {
+                    (0, Err(failure))
+                }
+                Err(stopped) => return Err(stopped),
+            };
         let run = ScheduleRun {
             tick: tick.number,
             due_at_ms: tick.due_at_ms,

@@ -1,27 +1,34 @@
 //! What a shard's executor runs on its databases.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use cirrus_engine::{Transaction, named_database};
-use cirrus_proto::Failure;
+use cirrus_engine::{Transaction, evaluate_batch, named_database};
 use cirrus_proto::internal::v1::{self as pb, reply};
 use cirrus_proto::limits::SqlLimits;
-use cirrus_proto::v1::SqlExecuteResponse;
-use cirrus_sql::{Databases, Removal, Request, Schema};
+use cirrus_proto::v1::{BatchRequest, SqlDatabase, SqlExecuteResponse, SqlResult, SqlStatement};
+use cirrus_proto::{Failure, Reason};
+use cirrus_sql::{DatabaseId, Databases, Removal, Request, Schema, Spent};
 
-use super::messages::{database_id, import_part, results, statements};
+use super::messages::{self, database_id, import_part, results};
 use crate::catalog_view::{CATALOG_WAIT, CatalogHandle};
 
 /// One shard's databases; none is open on a replica that has never led.
 pub(crate) struct SqlCommands {
     limits: SqlLimits,
-    catalog: Arc<CatalogHandle>,
+    /// Has the schemas; `None`: there are none.
+    catalog: Option<Arc<CatalogHandle>>,
     databases: Option<Databases>,
+    /// The database whose upgrade failed last, until it was noted in its entry.
+    failed_upgrade: Option<DatabaseId>,
+    /// What the last run of statements used.
+    spent: Spent,
 }
 
 impl SqlCommands {
-    pub(crate) fn new(limits: SqlLimits, catalog: Arc<CatalogHandle>) -> Self {
-        SqlCommands { limits, catalog, databases: None }
+    pub(crate) fn new(limits: SqlLimits, catalog: Option<Arc<CatalogHandle>>) -> Self {
+        SqlCommands { limits, catalog, databases: None, failed_upgrade: None, spent: Spent::default() }
     }
 
     pub(crate) fn limits(&self) -> &SqlLimits {
@@ -30,7 +37,10 @@ impl SqlCommands {
 
     /// What the databases of a dbname are to have, by a catalog that is as new as the shard demands.
     fn schema(&self, dbname: &str, transaction: &Transaction<'_>) -> Result<Option<Arc<Schema>>, Failure> {
-        self.catalog.schema(dbname, transaction.head().catalog_index, CATALOG_WAIT, &self.limits)
+        match &self.catalog {
+            Some(catalog) => catalog.schema(dbname, transaction.head().catalog_index, CATALOG_WAIT, &self.limits),
+            None => Ok(None),
+        }
     }
 
     fn databases(&mut self) -> Result<&mut Databases, Failure> {
@@ -46,16 +56,69 @@ impl SqlCommands {
         transaction: &mut Transaction<'_>,
     ) -> Result<reply::Kind, Failure> {
         let request = required(command.request.as_ref())?;
-        let id = database_id(named_database(request.database.as_ref())?);
-        let statements = statements(&request.statements, command.scripts)?;
+        let asked = Asked { scripts: command.scripts, types_as_written: command.types_as_written, ..Asked::default() };
+        let results = self.run(request.database.as_ref(), &request.statements, asked, transaction)?;
+        Ok(reply::Kind::SqlExecute(SqlExecuteResponse { results }))
+    }
+
+    /// A batch of writes to keys and databases. What one Execute may use, all of its SQL together may use.
+    pub(crate) fn batch(
+        &mut self,
+        request: &BatchRequest,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<reply::Kind, Failure> {
+        let mut spent = Spent::default();
+        let response = evaluate_batch(request, transaction, &mut |execute, transaction| {
+            let asked = Asked { spent, ..Asked::default() };
+            let results = self.run(execute.database.as_ref(), &execute.statements, asked, transaction);
+            spent += self.spent();
+            Ok(SqlExecuteResponse { results: results? })
+        })?;
+        Ok(reply::Kind::Batch(response))
+    }
+
+    /// Runs statements on one database, once it was brought to its dbname's schema.
+    pub(super) fn run(
+        &mut self,
+        database: Option<&SqlDatabase>,
+        statements: &[SqlStatement],
+        asked: Asked<'_>,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<Vec<SqlResult>, Failure> {
+        self.spent = Spent::default();
+        let id = database_id(named_database(database)?);
+        let statements = messages::statements(statements, asked.scripts)?;
         let schema = self.schema(&id.dbname, transaction)?;
+        let request = Request::new(&id, &statements);
         let request = Request {
             schema: schema.as_deref(),
-            types_as_written: command.types_as_written,
-            ..Request::new(&id, &statements)
+            types_as_written: asked.types_as_written,
+            cpu: asked.cpu,
+            spent: asked.spent,
+            distinct_columns: asked.distinct_columns,
+            killed: asked.killed.unwrap_or(request.killed),
+            ..request
         };
-        let executed = self.databases()?.execute(transaction, request)?;
-        Ok(reply::Kind::SqlExecute(SqlExecuteResponse { results: results(executed.results) }))
+        let databases = self.databases()?;
+        let outcome = match asked.read_only {
+            true => databases.query_within(transaction, request),
+            false => databases.execute(transaction, request).map(|executed| executed.results),
+        };
+        self.spent = databases.spent();
+        match outcome {
+            Ok(found) => Ok(results(found)),
+            Err(failure) => {
+                if failure.reason == Reason::SchemaUpgradeFailed {
+                    self.failed_upgrade = Some(id);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// What the last [`run`](Self::run) used.
+    pub(super) fn spent(&self) -> Spent {
+        self.spent
     }
 
     pub(crate) fn remove(
@@ -90,22 +153,42 @@ impl SqlCommands {
     ) -> Result<reply::Kind, Failure> {
         let id = database_id(named_database(command.database.as_ref())?);
         let upgraded = match self.schema(&id.dbname, transaction)? {
-            Some(schema) => self.databases()?.upgrade(transaction, &id, &schema)?,
-            None => false,
+            Some(schema) => self.databases()?.upgrade(transaction, &id, &schema),
+            None => Ok(false),
         };
+        let upgraded = upgraded.inspect_err(|_| self.failed_upgrade = Some(id))?;
         Ok(reply::Kind::SqlUpgrade(pb::SqlUpgraded { upgraded }))
     }
 
-    /// Notes a failed upgrade in the database's entry; see [`Databases::record_upgrade_failure`].
+    /// Notes the failed upgrade with which a command ended in the database's entry; see
+    /// [`Databases::record_upgrade_failure`].
     pub(crate) fn record_upgrade_failure(
         &mut self,
-        command: &pb::Command,
         transaction: &mut Transaction<'_>,
         failure: &Failure,
     ) -> Result<(), Failure> {
-        let Some(database) = cirrus_engine::database(command) else { return Ok(()) };
-        self.databases()?.record_upgrade_failure(transaction, &database_id(database), failure)
+        let Some(id) = self.failed_upgrade.take() else { return Ok(()) };
+        self.databases()?.record_upgrade_failure(transaction, &id, failure)
     }
+}
+
+/// How statements are to be run.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Asked<'a> {
+    /// Each text may hold several statements.
+    pub(super) scripts: bool,
+    /// See [`Request::types_as_written`].
+    pub(super) types_as_written: bool,
+    /// See [`Request::distinct_columns`].
+    pub(super) distinct_columns: bool,
+    /// Refuse what writes.
+    pub(super) read_only: bool,
+    /// See [`Request::cpu`].
+    pub(super) cpu: Option<Duration>,
+    /// See [`Request::spent`].
+    pub(super) spent: Spent,
+    /// See [`Request::killed`]; `None`: nobody kills them.
+    pub(super) killed: Option<&'a AtomicBool>,
 }
 
 fn required<T>(request: Option<&T>) -> Result<&T, Failure> {

@@ -12,7 +12,7 @@ pub fn database_id(database: &SqlDatabase) -> DatabaseId {
     DatabaseId::new(database.dbfile, database.user.clone(), database.dbname.clone())
 }
 
-pub(super) fn database_message(id: &DatabaseId) -> SqlDatabase {
+pub(crate) fn database_message(id: &DatabaseId) -> SqlDatabase {
     SqlDatabase { dbfile: id.dbfile, user: id.user.clone(), dbname: id.dbname.clone() }
 }
 

@@ -35,8 +35,7 @@ impl ClusterNode {
     /// # Errors
     /// NOT_READY before the node belongs to a cluster.
     pub fn shard_of_user(&self, user: &[u8]) -> Result<u32, Failure> {
-        let key = [b"{", user, b"}"].concat();
-        Ok(routing::shard_of_key(&key, self.member_of()?.shard_count))
+        Ok(routing::shard_of_key(&routing::key_of_user(user), self.member_of()?.shard_count))
     }
 
     /// Removes a database, in as many commands as it takes.

@@ -226,7 +226,7 @@ impl StoredAs {
 
 /// The named options of a call. A name that nothing knows is refused by the caller: a misspelt `ttl_ms`
 /// would keep a value for ever.
-fn options(table: Option<&Value>) -> Result<Vec<(String, Value)>, Raised> {
+pub(super) fn options(table: Option<&Value>) -> Result<Vec<(String, Value)>, Raised> {
     /// More options than any operation has.
     const OPTIONS_MAX: usize = 8;
     match table {
@@ -247,7 +247,7 @@ fn options(table: Option<&Value>) -> Result<Vec<(String, Value)>, Raised> {
     }
 }
 
-fn whole(name: &str, value: &Value, range: std::ops::RangeInclusive<i64>) -> Result<i64, Raised> {
+pub(super) fn whole(name: &str, value: &Value, range: std::ops::RangeInclusive<i64>) -> Result<i64, Raised> {
     match integer(value) {
         Some(number) if range.contains(&number) => Ok(number),
         Some(number) => Err(Failure::new(
@@ -262,6 +262,6 @@ fn whole(name: &str, value: &Value, range: std::ops::RangeInclusive<i64>) -> Res
     }
 }
 
-fn unknown_option(name: &str) -> Raised {
+pub(super) fn unknown_option(name: &str) -> Raised {
     Raised::Misuse(format!("there is no option {name}"))
 }

@@ -1,4 +1,4 @@
-//! What a procedure may do to its shard: the modern API ([`kv`], [`log`]) and Tokyo Tyrant's ([`tyrant`]); and what
+//! What a procedure may do to its shard: the modern API ([`kv`], [`sql`], [`log`]) and Tokyo Tyrant's ([`tyrant`]); and what
 //! it finds that touches no keys ([`pure`]).
 //!
 //! The first two are tables of [`Operation`]s. A machine binds each operation to a Lua function once; what a
@@ -10,9 +10,11 @@ mod json;
 pub(crate) mod kv;
 mod log;
 pub(crate) mod pure;
+pub(crate) mod sql;
 mod status;
 pub(crate) mod tyrant;
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
@@ -21,6 +23,7 @@ use cirrus_engine::{Transaction, Value as Stored};
 use cirrus_proto::{Failure, Reason};
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
+use crate::api::sql::Sql;
 use crate::api::tyrant::iteration::Cursor;
 use crate::api::tyrant::regex::Pattern;
 use crate::api::tyrant::stash::Stash;
@@ -29,7 +32,7 @@ use crate::call_log::CallLog;
 use crate::scope::KeyScope;
 use crate::surroundings::Surroundings;
 use crate::text::{text, type_name};
-use crate::trace::Trace;
+use crate::trace::{self, Trace};
 
 /// What the running call may touch.
 pub(crate) struct Access<'a, 'v> {
@@ -37,6 +40,8 @@ pub(crate) struct Access<'a, 'v> {
     pub(crate) scope: &'a dyn KeyScope,
     pub(crate) budget: &'a CpuBudget,
     pub(crate) log: CallLog<'a>,
+    /// The shard's databases, where they were lent.
+    pub(crate) sql: Option<Sql<'a>>,
     /// What Tokyo Tyrant's calls on this shard share.
     stash: &'a mut Stash,
     /// The call's global variables, once its library was loaded.
@@ -57,6 +62,8 @@ pub(crate) struct Access<'a, 'v> {
     trace: Option<&'a Trace>,
     /// The line that the running operation logged.
     logged: String,
+    /// What the running operation does, and to what, where a trace is kept and its first argument does not say it.
+    described: Option<(Bytes, String)>,
 }
 
 impl<'a, 'v> Access<'a, 'v> {
@@ -73,6 +80,7 @@ impl<'a, 'v> Access<'a, 'v> {
             scope,
             budget,
             log,
+            sql: None,
             stash,
             environment: None,
             surroundings: Surroundings::default(),
@@ -83,6 +91,7 @@ impl<'a, 'v> Access<'a, 'v> {
             fault: None,
             trace,
             logged: String::new(),
+            described: None,
         }
     }
 
@@ -151,14 +160,16 @@ impl<'a, 'v> Access<'a, 'v> {
         let arguments = arguments.make_contiguous();
         let outcome = self.run(operation, lua, arguments);
         if let (Some(trace), Some(began)) = (self.trace, began) {
+            let (key, described) = self.described.take().unzip();
             let text = match &outcome {
-                Ok(_) => std::mem::take(&mut self.logged),
-                Err(Raised::Failure(failure)) => failure.to_string(),
-                Err(Raised::Status { text, .. }) => text.clone(),
-                Err(Raised::Misuse(problem)) => problem.clone(),
-                Err(Raised::Lua(error)) => error.to_string(),
+                Ok(_) => described.unwrap_or_else(|| std::mem::take(&mut self.logged)),
+                Err(raised) => {
+                    let problem = raised.to_string();
+                    described.map_or_else(|| problem.clone(), |described| format!("{problem}: {described}"))
+                }
             };
-            trace.step(lua, operation.full_name(), arguments, began, text);
+            let key = key.unwrap_or_else(|| trace::key(lua, arguments));
+            trace.step(operation.full_name(), key, began, text);
         }
         let text = match outcome {
             Ok((first, second)) => return Ok((Value::Nil, first, second)),
@@ -170,7 +181,8 @@ impl<'a, 'v> Access<'a, 'v> {
             }
             Err(Raised::Failure(failure)) => {
                 let text = failure.to_string();
-                if failure.reason == Reason::Internal {
+                // Neither is an answer to the statement or about the key: no script should go on with it.
+                if matches!(failure.reason, Reason::Internal | Reason::NotReady) {
                     self.fault = Some(failure.clone());
                 }
                 self.raised = Some((text.clone(), failure));
@@ -226,7 +238,8 @@ impl Operation {
 }
 
 fn groups() -> impl Iterator<Item = &'static [Operation]> {
-    [kv::OPERATIONS, log::OPERATIONS, status::OPERATIONS].into_iter().chain(tyrant::GROUPS)
+    let modern = [kv::OPERATIONS, log::OPERATIONS, status::OPERATIONS];
+    modern.into_iter().chain(tyrant::GROUPS).chain([sql::OPERATIONS])
 }
 
 /// All operations; a bound function knows its own by its place here.
@@ -271,6 +284,16 @@ pub(crate) enum Raised {
     Misuse(String),
     /// Out of memory or time.
     Lua(mlua::Error),
+}
+
+impl fmt::Display for Raised {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Raised::Failure(failure) => failure.fmt(formatter),
+            Raised::Status { text, .. } | Raised::Misuse(text) => formatter.write_str(text),
+            Raised::Lua(error) => error.fmt(formatter),
+        }
+    }
 }
 
 impl From<Failure> for Raised {

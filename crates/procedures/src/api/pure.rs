@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use mlua::{Function, IntoLua, Lua, MultiValue, Table, Value};
 
-use super::{Raised, check_argument_count, check_budget, crypto, define, json};
+use super::{Raised, check_argument_count, check_budget, crypto, define, json, sql};
 use crate::budget::CpuBudget;
 use crate::surroundings::Surroundings;
 
@@ -97,7 +97,7 @@ pub(super) struct PureFunction {
 
 /// All functions.
 pub(super) fn functions() -> impl Iterator<Item = &'static PureFunction> {
-    json::FUNCTIONS.iter().chain(crypto::FUNCTIONS)
+    json::FUNCTIONS.iter().chain(crypto::FUNCTIONS).chain(sql::FUNCTIONS)
 }
 
 /// A value for the script.

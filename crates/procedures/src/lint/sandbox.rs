@@ -141,6 +141,7 @@ use Names::{All, AllBut, These};
 #[rustfmt::skip]
 const FOR_THEIR_RESULT: &[(&str, Names)] = &[
     ("kv", These(&["cas", "get", "scan", "ttl", "version"])),
+    ("sql", These(&["blob", "query"])),
     ("json", AllBut(&["array"])),
     ("crypto", All),
     ("", These(&[

@@ -17,8 +17,8 @@
 //! | `expect.match(text, pattern[, message])` | nothing; fails the test where the text does not match Lua's pattern |
 //! | `advance(ms)` | the new time; moves the clock |
 //!
-//! `kv.*` and Tokyo Tyrant's functions work on all shards, without a call around them: each is committed at once. `require`
-//! finds what `call` does. What the test prints is kept for its report.
+//! `kv.*`, Tokyo Tyrant's functions, and `sql.*` with a user that is named, work on all shards, without a call around them: each is
+//! committed at once. `require` finds what `call` does. What the test prints is kept for its report.
 //!
 //! A test ends: after its CPU time, 10 s unless set, it is killed, and reported as failed.
 
@@ -33,6 +33,7 @@ use cirrus_proto::limits::Limits;
 
 pub use report::{Frame, TestCall, TestFailure, TestReport, TestWrite};
 
+use crate::databases::SqlDatabases;
 use crate::sources::Linker;
 use rig::Rig;
 
@@ -67,6 +68,8 @@ pub struct TestSettings {
     pub test_cpu_ms: u64,
     /// Memory of one test, without that of the calls, bytes.
     pub test_memory_bytes: usize,
+    /// Makes what runs SQL in a test; `None`: nothing does.
+    pub databases: Option<fn() -> Box<dyn SqlDatabases>>,
 }
 
 impl Default for TestSettings {
@@ -77,6 +80,7 @@ impl Default for TestSettings {
             seed: 1,
             test_cpu_ms: 10_000,
             test_memory_bytes: 256 * 1024 * 1024,
+            databases: None,
         }
     }
 }

@@ -128,7 +128,7 @@ impl<'a> Rig<'a> {
                 run_prelude::<()>(lua, include_str!("expect.luau"), given)?;
                 let enter = scope.create_function(|lua, arguments: MultiValue| {
                     let whose = (self.file.name, &self.environment);
-                    self.shards()?.operate(lua, arguments, self.machine.budget(), whose)
+                    self.shards()?.operate(lua, arguments, &self.machine, whose)
                 })?;
                 self.machine.open_gate(enter)?;
                 let note = scope.create_function(|lua, problem: Value| {

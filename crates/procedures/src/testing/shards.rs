@@ -16,10 +16,12 @@ use mlua::{Lua, MultiValue, Table as LuaTable, Value};
 use super::TestSettings;
 use super::report::TestWrite;
 use crate::api::Access;
+use crate::api::sql::Sql;
 use crate::api::tyrant::iteration::Cursor;
 use crate::api::tyrant::stash::Stash;
-use crate::budget::CpuBudget;
 use crate::call_log::CallLog;
+use crate::databases::SqlDatabases;
+use crate::machine::Machine;
 use crate::runtime::{Arguments, CallResult, Invocation, Runtime};
 use crate::scope::{KeyScope as _, ShardScope};
 use crate::sources::{Linked, Linker};
@@ -41,6 +43,8 @@ pub(super) struct Shards<'a> {
     /// One for all shards: versions differ between all keys, not only between those of a shard.
     head: ShardHead,
     runtimes: BTreeMap<u32, Runtime>,
+    /// Those of all shards.
+    databases: Option<Box<dyn SqlDatabases>>,
     own: Own,
     /// What was logged and printed.
     pub(super) output: Vec<String>,
@@ -72,6 +76,7 @@ impl<'a> Shards<'a> {
             state: MemoryView::new(),
             head,
             runtimes: BTreeMap::new(),
+            databases: settings.databases.map(|make| make()),
             own: Own::default(),
             output: Vec::new(),
         }
@@ -89,7 +94,7 @@ impl<'a> Shards<'a> {
         &mut self,
         lua: &Lua,
         arguments: MultiValue,
-        budget: &CpuBudget,
+        machine: &Machine,
         (file, environment): (&str, &LuaTable),
     ) -> mlua::Result<(Value, Value, Value)> {
         let trace = Trace::begin();
@@ -97,9 +102,12 @@ impl<'a> Shards<'a> {
         let everywhere = |_: &[u8]| Ok(());
         let stash = &mut self.own.stash;
         let log = CallLog::new((file, 0), "test", None, false);
-        let mut access = Access::new(&mut transaction, &everywhere, budget, log, Some(&trace), stash);
+        let mut access = Access::new(&mut transaction, &everywhere, machine.budget(), log, Some(&trace), stash);
         access.surroundings = self.surroundings.clone();
         access.environment = Some(environment.clone());
+        if let Some(databases) = self.databases.as_deref_mut() {
+            access.sql = Some(Sql { databases, context: machine.context(), key: None, others_wait: false });
+        }
         access.iterator = std::mem::take(&mut self.own.iterator);
         access.generation = self.own.generation;
         let answer = access.enter(lua, arguments);
@@ -177,7 +185,8 @@ impl<'a> Shards<'a> {
             dry_run: false,
             patience: None,
         };
-        let outcome = runtime.call(invocation, &mut transaction, &scope)?;
+        let databases = self.databases.as_mut().map(|databases| &mut **databases as &mut dyn SqlDatabases);
+        let outcome = runtime.call(invocation, &mut transaction, &scope, databases)?;
         let writes = transaction.values_written_after(before)?.into_iter().map(|(key, value)| TestWrite {
             key,
             expires_at_ms: value.as_ref().map_or(0, |value| value.expires_at_ms),

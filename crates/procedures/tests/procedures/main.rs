@@ -13,6 +13,7 @@ mod lightcloud;
 mod log;
 mod results;
 mod shard;
+mod sql;
 mod status;
 mod testing;
 mod tyrant;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cirrus_engine::{MemoryView, Moment, ShardHead, Transaction, Value};
-use cirrus_procedures::{Arguments, CallResult, Invocation, LibrarySource, LogSink, Runtime, inspect};
+use cirrus_procedures::{
+    Arguments, CallResult, Invocation, LibrarySource, LogSink, Runtime, SqlDatabases, Trace, inspect,
+};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{LuaValue, ProcedureDeclaration};
 use cirrus_proto::{Failure, Reason};
@@ -25,6 +27,12 @@ pub(crate) struct Shard {
     pub(crate) more_keys: Vec<Bytes>,
     /// Of the next calls; for a thread that others wait for.
     pub(crate) patience: Option<Duration>,
+    /// Lent to the next calls.
+    pub(crate) databases: Option<Box<dyn SqlDatabases>>,
+    /// What keys of another shard begin with.
+    pub(crate) keys_elsewhere: Vec<u8>,
+    /// Takes down what the next calls do.
+    pub(crate) trace: Option<Trace>,
 }
 
 /// Keys that begin so lie in another shard.
@@ -50,6 +58,9 @@ impl Shard {
             key: Bytes::from_static(b"k"),
             more_keys: Vec::new(),
             patience: None,
+            databases: None,
+            keys_elsewhere: ELSEWHERE.to_vec(),
+            trace: None,
         }
     }
 
@@ -133,7 +144,8 @@ impl Shard {
         arguments: Arguments<'_>,
         typed_result: bool,
     ) -> Result<CallResult, Failure> {
-        let scope = |key: &[u8]| match key.starts_with(ELSEWHERE) {
+        let elsewhere = &self.keys_elsewhere[..];
+        let scope = |key: &[u8]| match key.starts_with(elsewhere) {
             true => Err(Failure::new(Reason::CrossShard, "the key lies in another shard")),
             false => Ok(()),
         };
@@ -147,11 +159,12 @@ impl Shard {
             more_keys: &self.more_keys,
             arguments,
             typed_result,
-            trace: None,
+            trace: self.trace.as_ref(),
             dry_run: self.dry_run,
             patience: self.patience,
         };
-        let outcome = self.runtime.call(invocation, &mut transaction, &scope)?;
+        let databases = self.databases.as_mut().map(|databases| &mut **databases as &mut dyn SqlDatabases);
+        let outcome = self.runtime.call(invocation, &mut transaction, &scope, databases)?;
         let (effects, head) = transaction.finish();
         self.effects = effects.len();
         self.view.apply(&effects);

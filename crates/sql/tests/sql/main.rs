@@ -7,6 +7,7 @@ mod hostile;
 mod json_rpc;
 mod limits;
 mod model;
+mod parts;
 mod schemas;
 mod shard;
 mod streams;
