@@ -19,6 +19,8 @@ pub struct BenchArgs {
 pub(crate) enum BenchCommand {
     /// Puts, gets or calls from many clients at once, against Cirrus or another system.
     Kv(KvArgs),
+    /// Fills a cluster with databases and measures their size, reads and writes; beside plain files of SQLite, where asked.
+    Sql(SqlArgs),
     /// Puts the JSON results of several runs side by side, with ratios to etcd.
     #[command(hide = true)]
     Table(TableArgs),
@@ -77,6 +79,56 @@ pub enum Mode {
     Unary,
     /// `KeyValue.Pipeline`: a window of requests in flight over streams.
     Pipeline,
+}
+
+/// The arguments of `cirrus bench sql`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SqlArgs {
+    /// Databases to create, each an address book of a user's.
+    #[arg(long, default_value_t = 100_000, value_parser = RangedU64ValueParser::<u32>::new().range(1..=100_000_000))]
+    pub databases: u32,
+    /// Contacts in each to begin with.
+    #[arg(long, default_value_t = 10, value_parser = RangedU64ValueParser::<u32>::new().range(1..=1000))]
+    pub rows: u32,
+    /// Clients that fill and write, each with one request in flight. Reads are made one at a time.
+    #[arg(long, default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    pub clients: usize,
+    /// Of how many databases one is written to at random; several numbers are measured one after the other.
+    #[arg(long, value_delimiter = ',', value_name = "N,…", default_value = "100,10000,100000",
+        value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
+    pub active: Vec<u32>,
+    /// How long to measure each kind of reads and each number of active databases, seconds.
+    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// How long to write before measuring starts, seconds.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    pub warmup_seconds: f64,
+    /// Measure a three-node cluster of the bench's own, not the one at --endpoints. It is started again once it is full, so that
+    /// all is on disk and no database is open.
+    #[arg(long, requires = "scratch_dir")]
+    pub dev: bool,
+    /// Measure these databases as well, in the same run.
+    #[arg(long, value_enum, requires = "scratch_dir")]
+    pub compare: Option<Peer>,
+    /// Where the data of --dev and --compare goes, in a folder of its own that is removed at the end. Must be on a disk.
+    #[arg(long, value_name = "DIR")]
+    pub scratch_dir: Option<PathBuf>,
+    /// gRPC connections to each node, shared by all clients.
+    #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    pub connections: usize,
+    /// Threads of the load generator, beside one for each client of plain SQLite.
+    #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub threads: usize,
+    /// How long to wait for the cluster to become ready, seconds.
+    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+    pub connect_seconds: f64,
+}
+
+/// What databases are held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Peer {
+    /// One file of plain SQLite for each user, with synchronous=FULL.
+    Sqlite,
 }
 
 /// The arguments of `cirrus bench table`.

@@ -1,6 +1,6 @@
 //! The load generator: how fast is Cirrus, and how fast are other systems at the same work?
 //!
-//! Owns `cirrus bench`: a closed loop of clients, each with one request in flight (or, with
+//! Owns `cirrus bench`. `cirrus bench kv` is a closed loop of clients, each with one request in flight (or, with
 //! `--mode pipeline`, a window of them), against one target. The target is named by URL, so that a ratio
 //! between two systems is taken by one program, in one run, on one machine:
 //!
@@ -24,6 +24,8 @@
 //!   included, and shown. The bench itself tries nothing twice.
 //! - An operation counts if it ended inside the measured window, which starts after the warm-up.
 //!
+//! `cirrus bench sql` fills a cluster with databases and measures them, beside plain SQLite: see `sql.rs`.
+//!
 //! A request's path: [`workload`] makes it, [`load`] times it, a [`driver`] sends it, [`recorder`] notes
 //! how long it took and [`report`] prints what all clients noted. Next stop: the target.
 
@@ -35,19 +37,22 @@ mod load;
 mod processor;
 mod recorder;
 mod report;
+mod sql;
 mod target;
 mod workload;
 
+use std::future::Future;
 use std::io::Write as _;
 
 use anyhow::Context as _;
 use arguments::BenchCommand;
-pub use arguments::{BenchArgs, KvArgs, Mode, TableArgs};
+pub use arguments::{BenchArgs, KvArgs, Mode, Peer, SqlArgs, TableArgs};
 use driver::cirrus::CirrusDriver;
 use driver::etcd::EtcdDriver;
 use driver::memcached::MemcachedDriver;
 use driver::redis::RedisDriver;
 pub use report::{ErrorTally, Latencies, Report};
+pub use sql::{IdleSize, Reads, SqlReport, SystemReport, Writing};
 pub use target::{System, Target};
 pub use workload::Operation;
 
@@ -69,6 +74,11 @@ pub async fn run(args: BenchArgs, endpoints: Vec<String>, json: bool) -> anyhow:
             print(&text)?;
             report.require_success()
         }
+        BenchCommand::Sql(sql) => {
+            let report = on_own_threads(sql.threads, async move { sql::measure(&sql, &endpoints).await }).await?;
+            print(&if json { serde_json::to_string_pretty(&report)? } else { report.to_string() })?;
+            report.require_success()
+        }
         BenchCommand::Table(table) => {
             let mut reports = Vec::new();
             for path in &table.files {
@@ -81,12 +91,19 @@ pub async fn run(args: BenchArgs, endpoints: Vec<String>, json: bool) -> anyhow:
     }
 }
 
-/// Measures on threads of its own, so that the result does not depend on the caller's runtime.
 async fn measure(args: KvArgs, target: Target) -> anyhow::Result<Report> {
+    on_own_threads(args.threads, async move { measure_target(&args, target).await }).await
+}
+
+/// Measures on threads of its own, so that the result does not depend on the caller's runtime.
+async fn on_own_threads<R: Send + 'static>(
+    threads: usize,
+    measuring: impl Future<Output = anyhow::Result<R>> + Send + 'static,
+) -> anyhow::Result<R> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("bench".to_owned()).spawn(move || {
-        let outcome = runtime(args.threads).and_then(|runtime| {
-            let report = runtime.block_on(measure_target(&args, target));
+        let outcome = runtime(threads).and_then(|runtime| {
+            let report = runtime.block_on(measuring);
             // Connections that still wait for a hung peer must not keep the program.
             runtime.shutdown_background();
             report
@@ -97,6 +114,9 @@ async fn measure(args: KvArgs, target: Target) -> anyhow::Result<Report> {
     receiver.await.context("the load generator's thread died")?
 }
 
+/// As many as there may be clients of databases, and a few more. They are made when they are needed.
+const BLOCKING_THREADS: usize = 10_016;
+
 fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = match threads {
         1 => tokio::runtime::Builder::new_current_thread(),
@@ -105,6 +125,8 @@ fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     if threads > 1 {
         builder.worker_threads(threads).thread_name("bench-worker");
     }
+    // One for each client of plain SQLite, which works where it is called.
+    builder.max_blocking_threads(BLOCKING_THREADS);
     builder.enable_all().build().context("starting the load generator's runtime")
 }
 

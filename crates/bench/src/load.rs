@@ -187,7 +187,7 @@ async fn ask_by_window<P: PipelinedSession>(mut session: P, mut work: Work, in_f
 }
 
 /// Keeps clients from hammering a target that refuses.
-fn pause_after(error: &OperationError) -> Duration {
+pub(crate) fn pause_after(error: &OperationError) -> Duration {
     error.retry_after.unwrap_or(Duration::from_millis(5)).min(Duration::from_secs(1))
 }
 
@@ -233,7 +233,7 @@ where
 }
 
 /// Waits for the clients to end by themselves, and tells how many did not.
-async fn finish(clients: Vec<JoinHandle<()>>) -> anyhow::Result<usize> {
+pub(crate) async fn finish(clients: Vec<JoinHandle<()>>) -> anyhow::Result<usize> {
     let deadline = tokio::time::Instant::now() + GRACE;
     let mut unanswered = 0;
     for mut client in clients {
@@ -251,7 +251,7 @@ async fn finish(clients: Vec<JoinHandle<()>>) -> anyhow::Result<usize> {
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Shows the throughput of the last second until `end`.
-async fn watch(progress: &ProgressBar, title: &str, notes: &[Arc<Mutex<Recorder>>], end: Instant) {
+pub(crate) async fn watch(progress: &ProgressBar, title: &str, notes: &[Arc<Mutex<Recorder>>], end: Instant) {
     let began = Instant::now();
     let total_s = end.saturating_duration_since(began).as_secs_f64();
     let mut samples = std::collections::VecDeque::from([(began, succeeded(notes))]);
@@ -287,7 +287,7 @@ fn succeeded(notes: &[Arc<Mutex<Recorder>>]) -> u64 {
 }
 
 /// On standard error, and only where that is a terminal.
-fn progress_line() -> ProgressBar {
+pub(crate) fn progress_line() -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {msg}").expect("the constant template is valid");
     ProgressBar::new_spinner().with_style(style)
 }

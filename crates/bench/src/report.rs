@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::{KvArgs, Mode};
@@ -82,7 +83,6 @@ pub struct ErrorTally {
 impl Report {
     pub(crate) fn new(args: &KvArgs, target: Target, measurement: &Measurement) -> Report {
         let latencies = measurement.notes.latencies();
-        let quantile_us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
         let seconds = measurement.length.as_secs_f64();
         let per_operation = |time: Duration| time.as_secs_f64() * 1e6 / latencies.len() as f64;
         let server_time = measurement.server_time.filter(|_| !latencies.is_empty());
@@ -100,14 +100,7 @@ impl Report {
             seconds,
             operations: latencies.len(),
             throughput_per_second: latencies.len() as f64 / seconds,
-            latency_us: Latencies {
-                mean: latencies.mean() / 1e3,
-                p50: quantile_us(0.5),
-                p90: quantile_us(0.9),
-                p99: quantile_us(0.99),
-                p99_9: quantile_us(0.999),
-                max: latencies.max() as f64 / 1e3,
-            },
+            latency_us: self::latencies(latencies),
             errors: measurement.notes.errors(),
             generator_processors: measurement.processor_time.map(|used| used.as_secs_f64() / seconds),
             server_cpu_us: server_time.map(|used| per_operation(used.all)),
@@ -166,6 +159,19 @@ impl fmt::Display for Report {
             writeln!(f, "{} × {kind}: {}", thousands(tally.count as f64), tally.example)?;
         }
         Ok(())
+    }
+}
+
+/// What a histogram of nanoseconds says.
+pub(crate) fn latencies(noted: &Histogram<u32>) -> Latencies {
+    let quantile_us = |quantile| noted.value_at_quantile(quantile) as f64 / 1e3;
+    Latencies {
+        mean: noted.mean() / 1e3,
+        p50: quantile_us(0.5),
+        p90: quantile_us(0.9),
+        p99: quantile_us(0.99),
+        p99_9: quantile_us(0.999),
+        max: noted.max() as f64 / 1e3,
     }
 }
 

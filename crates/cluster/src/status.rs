@@ -56,7 +56,7 @@ fn process_cpu() -> Duration {
 }
 
 fn local_status(shard: &Shard, shard_count: u32) -> ShardStatus {
-    let report = shard.report();
+    let (report, sizes) = (shard.report(), shard.state().statistics());
     ShardStatus {
         shard_id: shard.id(),
         slots: slots(shard.id(), shard_count),
@@ -67,6 +67,8 @@ fn local_status(shard: &Shard, shard_count: u32) -> ShardStatus {
         last_log_index: report.last_log_index,
         applied_index: report.applied_index,
         role: report.role.to_owned(),
+        state_disk_bytes: sizes.disk_bytes,
+        state_memory_bytes: sizes.memory_bytes,
     }
 }
 

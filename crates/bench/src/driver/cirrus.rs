@@ -81,6 +81,11 @@ impl CirrusDriver {
         Ok(CirrusDriver { client, channels, refresher, script_us: Arc::default() })
     }
 
+    /// The client that all sessions share.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// A client that keeps up to `window` requests in flight.
     pub(crate) fn pipeline(&self, number: usize, window: usize) -> Pipeline {
         let picked = self.channels.iter().map(|(address, all)| (address.clone(), all[number % all.len()].clone()));

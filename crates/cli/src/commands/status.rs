@@ -35,14 +35,14 @@ fn print(status: &StatusResponse) -> std::io::Result<()> {
     output::print_table(&nodes)?;
     output::line("")?;
     let mut shards =
-        output::table(["SHARD", "SLOTS", "LEADER", "TERM", "VOTERS", "LEARNERS", "ROLE", "APPLIED", "LAST"]);
+        output::table(["SHARD", "SLOTS", "LEADER", "TERM", "VOTERS", "LEARNERS", "ROLE", "APPLIED", "LAST", "DISK"]);
     for shard in &status.shards {
         shards.add_row(shard_row(shard));
     }
     output::print_table(&shards)
 }
 
-fn shard_row(shard: &ShardStatus) -> [String; 9] {
+fn shard_row(shard: &ShardStatus) -> [String; 10] {
     let slots: Vec<_> = shard.slots.iter().map(|range| format!("{}-{}", range.first, range.last)).collect();
     [
         shard.shard_id.to_string(),
@@ -54,7 +54,13 @@ fn shard_row(shard: &ShardStatus) -> [String; 9] {
         shard.role.clone(),
         shard.applied_index.to_string(),
         shard.last_log_index.to_string(),
+        megabytes(shard.state_disk_bytes),
     ]
+}
+
+/// As "1.2 MB".
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 fn node_ids(ids: &[u64]) -> String {
@@ -85,6 +91,8 @@ fn object(status: &StatusResponse) -> Value {
             "role": shard.role,
             "applied_index": shard.applied_index,
             "last_log_index": shard.last_log_index,
+            "state_disk_bytes": shard.state_disk_bytes,
+            "state_memory_bytes": shard.state_memory_bytes,
         })
     });
     json!({
