@@ -231,6 +231,8 @@ async fn measure_plain(args: &SqlArgs, root: &Path, shards: usize) -> anyhow::Re
     wal.connections_max = Some(kept.connections_max());
     measure_open_reads(args, &kept, &mut wal).await?;
     measure_writes(args, &kept, &mut wal).await?;
+    // To close them would move each log into its file, durably, and both are removed now.
+    std::mem::forget(kept);
     Ok([delete, wal])
 }
 

@@ -39,6 +39,7 @@ mod schedule_metrics;
 mod schedule_runner;
 mod schedules;
 pub mod sql;
+mod state_metrics;
 mod status;
 mod sweep;
 mod token_bucket;

@@ -26,7 +26,7 @@ use crate::query::run_query;
 use crate::read_calls::ReadCalls;
 use crate::running_calls::{CallControls, RuntimeId};
 use crate::sql::SqlReads;
-use crate::{bootstrap, governor, placement, schedule_metrics, schedule_runner, sweep};
+use crate::{bootstrap, governor, placement, schedule_metrics, schedule_runner, state_metrics, sweep};
 
 /// How long a request waits between looks for a leader.
 const LEADER_POLL: Duration = Duration::from_millis(25);
@@ -149,6 +149,7 @@ impl ClusterNode {
         let controls = calls.clone();
         call_metrics::describe();
         schedule_metrics::describe();
+        state_metrics::describe();
         log_book::describe();
         let (replication, wanted) = Replication::open(
             ReplicationConfig {
@@ -186,6 +187,7 @@ impl ClusterNode {
         tasks.spawn(bootstrap::start_wanted(node.clone(), wanted));
         tasks.spawn(placement::run(node.clone()));
         tasks.spawn(sweep::run(node.clone()));
+        tasks.spawn(state_metrics::run(node.clone()));
         tasks.spawn(schedule_runner::run(node.clone()));
         tasks.spawn(governor::tidy_up(node.governor.clone()));
         drop(tasks);
