@@ -1,4 +1,4 @@
-//! What the size of pages costs, for docs/decisions/0014: bytes stored and replicated, and time.
+//! What the size of pages costs, for docs/decisions/0018: bytes stored and replicated, and time.
 //!
 //! `cargo run --release -p cirrus-sql --example page_size`
 

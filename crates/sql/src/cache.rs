@@ -1,7 +1,6 @@
 //! Databases that stay open between requests, the latest used first.
 
-use std::collections::HashMap;
-
+use hashlink::LinkedHashMap;
 use rusqlite::Connection;
 
 use crate::DatabaseId;
@@ -18,48 +17,42 @@ pub(crate) struct Open {
 
 /// Bounded by how many there are, and by what they hold.
 pub(crate) struct OpenDatabases {
-    open: HashMap<DatabaseId, Kept>,
-    /// Grows with each use.
-    clock: u64,
+    /// Those used least lately first.
+    open: LinkedHashMap<DatabaseId, Open>,
     held_bytes: i64,
     count_max: usize,
     bytes_max: i64,
 }
 
-struct Kept {
-    database: Open,
-    used: u64,
-}
-
 impl OpenDatabases {
     pub(crate) fn new(count_max: usize, bytes_max: usize) -> Self {
         let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
-        OpenDatabases { open: HashMap::new(), clock: 0, held_bytes: 0, count_max, bytes_max }
+        OpenDatabases { open: LinkedHashMap::new(), held_bytes: 0, count_max, bytes_max }
     }
 
     /// Takes a database out, if it is open and of that generation. One of another generation is closed.
     pub(crate) fn take(&mut self, id: &DatabaseId, generation: u64) -> Option<Open> {
-        let kept = self.open.remove(id)?;
-        self.held_bytes -= kept.database.held_bytes;
-        (kept.database.generation == generation).then_some(kept.database)
+        let open = self.open.remove(id)?;
+        self.held_bytes -= open.held_bytes;
+        (open.generation == generation).then_some(open)
     }
 
     /// Keeps a database open, and closes those that were used least lately where there are too many.
     pub(crate) fn put(&mut self, id: &DatabaseId, database: Open) {
-        self.clock += 1;
         self.held_bytes += database.held_bytes;
-        if let Some(older) = self.open.insert(id.clone(), Kept { database, used: self.clock }) {
-            self.held_bytes -= older.database.held_bytes;
+        if let Some(older) = self.open.insert(id.clone(), database) {
+            self.held_bytes -= older.held_bytes;
         }
-        if self.open.len() > self.count_max || self.held_bytes > self.bytes_max {
-            self.close_some();
+        while self.open.len() > self.count_max || self.held_bytes > self.bytes_max {
+            let Some((_, closed)) = self.open.pop_front() else { break };
+            self.held_bytes -= closed.held_bytes;
         }
     }
 
     /// Closes a database.
     pub(crate) fn close(&mut self, id: &DatabaseId) {
-        if let Some(kept) = self.open.remove(id) {
-            self.held_bytes -= kept.database.held_bytes;
+        if let Some(closed) = self.open.remove(id) {
+            self.held_bytes -= closed.held_bytes;
         }
     }
 
@@ -74,20 +67,6 @@ impl OpenDatabases {
 
     pub(crate) fn held_bytes(&self) -> usize {
         usize::try_from(self.held_bytes).unwrap_or(0)
-    }
-
-    /// Closes the least lately used, down to an eighth below the bounds: to look through all of them is worth it only for
-    /// several at once.
-    fn close_some(&mut self) {
-        let mut by_use: Vec<(u64, DatabaseId)> = self.open.iter().map(|(id, kept)| (kept.used, id.clone())).collect();
-        by_use.sort_unstable_by_key(|(used, _)| *used);
-        let (count, bytes) = (self.count_max - self.count_max / 8, self.bytes_max - self.bytes_max / 8);
-        for (_, id) in by_use {
-            if self.open.len() <= count && self.held_bytes <= bytes {
-                break;
-            }
-            self.close(&id);
-        }
     }
 }
 
@@ -113,9 +92,9 @@ mod tests {
         let used = databases.take(&id(0), 1).unwrap();
         databases.put(&id(0), used);
         databases.put(&id(8), open(1, 10));
-        assert_eq!((databases.count(), databases.held_bytes()), (7, 70));
-        assert!(databases.take(&id(1), 1).is_none() && databases.take(&id(2), 1).is_none());
-        assert!(databases.take(&id(0), 1).is_some());
+        assert_eq!((databases.count(), databases.held_bytes()), (8, 80));
+        assert!(databases.take(&id(1), 1).is_none());
+        assert!(databases.take(&id(0), 1).is_some() && databases.take(&id(2), 1).is_some());
 
         databases.put(&id(9), open(1, 990));
         assert_eq!((databases.count(), databases.held_bytes()), (0, 0), "one that holds too much is not kept");

@@ -75,12 +75,16 @@ fn configure(
          PRAGMA temp_store = MEMORY;
          PRAGMA cache_size = -{CACHE_KIB};
          PRAGMA secure_delete = FAST;
-         PRAGMA foreign_keys = OFF;
-         PRAGMA trusted_schema = OFF;
          PRAGMA cell_size_check = ON;
          PRAGMA max_page_count = {pages_max};"
     ))?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    for (setting, value) in [
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+    ] {
+        connection.set_db_config(setting, value)?;
+    }
     for (limit, value) in LIMITS {
         connection.set_limit(*limit, *value)?;
     }

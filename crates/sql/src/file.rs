@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use cirrus_proto::Failure;
 
 use crate::keys::page_key;
@@ -26,6 +27,9 @@ pub(crate) struct Pages {
     /// Pages up to here are stored, and not cut off since.
     stored_count: u32,
     written: BTreeMap<u32, Box<[u8]>>,
+    /// The first pages that were read, as they are stored: SQLite looks at a file's first page three times as it opens
+    /// it, and what is written is held against what was there.
+    stored: BTreeMap<u32, Bytes>,
     /// Why a page could not be read; SQLite knows only that it could not.
     fault: Option<Failure>,
 }
@@ -36,7 +40,12 @@ pub(crate) struct Written {
     pub(crate) page_count: u32,
     /// Every page past those that stay stored, and some of these; not all of them differ from what is stored.
     pub(crate) pages: BTreeMap<u32, Box<[u8]>>,
+    /// Some pages as they were stored before.
+    pub(crate) stored: BTreeMap<u32, Bytes>,
 }
+
+/// Stored pages that a request keeps, at most.
+const STORED_KEPT: usize = 16;
 
 /// The file does not end on a page's end, or does not hold what it must: an I/O error, for SQLite.
 #[derive(Debug)]
@@ -44,8 +53,8 @@ pub(crate) struct Unreadable;
 
 impl File {
     pub(crate) fn pages(prefix: Vec<u8>, page_bytes: usize, page_count: u32) -> File {
-        let (stored_count, written) = (page_count, BTreeMap::new());
-        File::Pages(Pages { prefix, page_bytes, page_count, stored_count, written, fault: None })
+        let (stored_count, written, stored) = (page_count, BTreeMap::new(), BTreeMap::new());
+        File::Pages(Pages { prefix, page_bytes, page_count, stored_count, written, stored, fault: None })
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -135,8 +144,18 @@ impl Pages {
             page.fill(0);
             return Ok(());
         }
+        if let Some(stored) = self.stored.get(&number)
+            && page::decode(stored, page)
+        {
+            return Ok(());
+        }
         let read = match reads.get(&page_key(&self.prefix, number)) {
-            Ok(Some(stored)) if page::decode(&stored, page) => return Ok(()),
+            Ok(Some(stored)) if page::decode(&stored, page) => {
+                if self.stored.len() < STORED_KEPT {
+                    self.stored.insert(number, stored);
+                }
+                return Ok(());
+            }
             Ok(Some(_)) => Failure::internal(format!("page {number} of a database is not stored as a page")),
             Ok(None) => Failure::internal(format!("page {number} of a database is not stored")),
             Err(failure) => failure,
@@ -165,7 +184,7 @@ impl Pages {
         for number in self.stored_count + 1..=self.page_count {
             self.written.entry(number).or_insert_with(|| vec![0; self.page_bytes].into());
         }
-        Written { page_count: self.page_count, pages: self.written }
+        Written { page_count: self.page_count, pages: self.written, stored: self.stored }
     }
 }
 
@@ -222,6 +241,23 @@ mod tests {
         let written = pages.into_written();
         assert_eq!(written.page_count, 3);
         assert_eq!(written.pages.into_iter().collect::<Vec<_>>(), [(2, [0; 4].into()), (3, [6; 4].into())]);
+    }
+
+    #[test]
+    fn the_first_pages_are_fetched_once() {
+        let stored = Stored(40, RefCell::default());
+        let mut file = File::pages(b"p".to_vec(), 4, 40);
+        for _ in 0..3 {
+            read(&mut file, &stored, 0, 3);
+            read(&mut file, &stored, 0, 4);
+        }
+        assert_eq!(*stored.1.borrow(), [1]);
+        read(&mut file, &stored, 0, 160);
+        assert_eq!(stored.1.borrow().len(), 40);
+        file.write(0, &[7; 4]).unwrap();
+        let File::Pages(pages) = file else { unreachable!() };
+        let written = pages.into_written();
+        assert_eq!((written.stored.len(), &written.stored[&1]), (STORED_KEPT, &page::encode(&[1; 4])));
     }
 
     #[test]

@@ -73,7 +73,11 @@ pub(crate) fn store(
     let mut changes = Changes::default();
     for (&number, page) in &written.pages {
         let key = page_key(&prefix, number);
-        let old = if number <= stored_count { transaction.read(Table::Sql, &key)? } else { None };
+        let old = match written.stored.get(&number) {
+            Some(stored) => Some(stored.clone()),
+            None if number <= stored_count => transaction.read(Table::Sql, &key)?,
+            None => None,
+        };
         let new = page::encode(page);
         if old.as_ref() != Some(&new) {
             changes.add(key, old.as_ref(), Some(new));
