@@ -362,7 +362,8 @@ fn change_of(effect: &Effect) -> Result<Change<'_>, StorageError> {
 }
 
 fn write_batch(db: &DB, buffer: &Buffer) -> Result<WriteBatch, StorageError> {
-    let mut writes = WriteBatch::default();
+    // As much as the buffer takes is more than enough. A batch that grows touches twice the memory.
+    let mut writes = WriteBatch::with_capacity_bytes(buffer.bytes);
     for table in TABLES {
         let column_family = column_family(db, table_name(table)?)?;
         // In order: each insertion into the memtable begins near where the last one ended.

@@ -37,7 +37,8 @@ type Change = Option<Vec<u8>>;
 #[derive(Default)]
 pub(super) struct Buffer {
     changes: [HashMap<Box<[u8]>, Change>; PLACES],
-    bytes: usize,
+    /// What it takes in memory.
+    pub(super) bytes: usize,
     /// The last entry whose effects are here; none: nothing is here.
     pub(super) applied: Option<LogId>,
     /// The last membership in them.
