@@ -75,7 +75,9 @@ pub async fn run(args: BenchArgs, endpoints: Vec<String>, json: bool) -> anyhow:
             report.require_success()
         }
         BenchCommand::Sql(sql) => {
-            let report = on_own_threads(sql.threads, async move { sql::measure(&sql, &endpoints).await }).await?;
+            let threads = sql.threads;
+            let measuring = async move { sql::measure(&sql, &endpoints).await };
+            let (report, _scratch) = on_own_threads(threads, measuring).await?;
             print(&if json { serde_json::to_string_pretty(&report)? } else { report.to_string() })?;
             report.require_success()
         }

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use cirrus_proto::limits::SqlLimits;
+use tempfile::TempDir;
 
 use self::cirrus::CirrusDatabases;
 use self::databases::{Databases, Filled, WritePlan, fill, read_each_once, read_open, write};
@@ -43,9 +44,9 @@ use crate::target::Target;
 const SETTLE_BOUND: Duration = Duration::from_secs(60);
 
 /// Measures what the arguments ask for. Ends early, with an error, where the program is interrupted.
-pub(crate) async fn measure(args: &SqlArgs, endpoints: &[String]) -> anyhow::Result<SqlReport> {
+/// The folder is removed when it is dropped, after the report is shown: that may take a minute or more.
+pub(crate) async fn measure(args: &SqlArgs, endpoints: &[String]) -> anyhow::Result<(SqlReport, Option<TempDir>)> {
     check(args)?;
-    // Removed when this returns, however it does.
     let scratch = match &args.scratch_dir {
         Some(parent) => {
             std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
@@ -54,9 +55,9 @@ pub(crate) async fn measure(args: &SqlArgs, endpoints: &[String]) -> anyhow::Res
         }
         None => None,
     };
-    let scratch = scratch.as_ref().map(tempfile::TempDir::path);
+    let path = scratch.as_ref().map(TempDir::path);
     tokio::select! {
-        measured = measure_all(args, endpoints, scratch) => measured,
+        measured = measure_all(args, endpoints, path) => measured.map(|report| (report, scratch)),
         interrupted = tokio::signal::ctrl_c() => {
             interrupted?;
             anyhow::bail!("interrupted")
