@@ -82,8 +82,10 @@ pub fn cirrus_binary() -> Result<PathBuf> {
         ensure!(path.is_file(), "CIRRUS_BIN names {}, which is not a file", path.display());
         return Ok(path);
     }
-    let test = std::env::current_exe().context("the test's own path")?;
-    let profile = test.parent().and_then(Path::parent).context("a test runs from <target>/<profile>/deps")?;
+    // A test runs from <target>/<profile>/deps, a program from <target>/<profile>.
+    let own = std::env::current_exe().context("the test's own path")?;
+    let folder = own.parent().context("a program is in a folder")?;
+    let profile = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let path = profile.join("cirrus");
     ensure!(
         path.is_file(),

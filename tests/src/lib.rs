@@ -7,6 +7,7 @@
 //! - [`network`] stands between the nodes and cuts links, in one direction or both;
 //! - [`node_client`] speaks to one node without retries, and tells a refusal from an unknown outcome;
 //! - [`sql`] speaks to SQLite databases on one node;
+//! - [`sql_logic`] runs SQL logic tests on a cluster and on plain SQLite side by side;
 //! - [`workload`] drives many clients at once and records a [`history`];
 //! - [`checker`] decides whether a history is linearizable.
 //!
@@ -24,5 +25,6 @@ pub mod node_client;
 pub mod outcome;
 pub mod shards;
 pub mod sql;
+pub mod sql_logic;
 pub mod wait;
 pub mod workload;
