@@ -6,6 +6,7 @@
 //! - [`shards`] and [`http`] read what nodes say of themselves;
 //! - [`network`] stands between the nodes and cuts links, in one direction or both;
 //! - [`node_client`] speaks to one node without retries, and tells a refusal from an unknown outcome;
+//! - [`command_line`] runs the binary as people and scripts do;
 //! - [`sql`] speaks to SQLite databases on one node;
 //! - [`sql_logic`] runs SQL logic tests on a cluster and on plain SQLite side by side;
 //! - [`workload`] drives many clients at once and records a [`history`];
@@ -18,6 +19,7 @@
 
 pub mod checker;
 pub mod cluster;
+pub mod command_line;
 pub mod history;
 pub mod http;
 pub mod network;

@@ -2,69 +2,16 @@
 //! and JSON where a program asks for it.
 #![allow(clippy::unwrap_used)]
 
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, ensure};
 use cirrus_tests::cluster::{TestCluster, cirrus_binary};
+use cirrus_tests::command_line::{CommandLine, finish};
 use cirrus_tests::outcome::TestResult;
 use cirrus_tests::wait::eventually;
 use cirrus_tests::workload::COUNTER_LIBRARY;
 use serde_json::Value;
 use tokio::process::Command;
-
-/// What a run of `cirrus` said and how it ended.
-#[derive(Debug)]
-struct Run {
-    code: i32,
-    output: String,
-    errors: String,
-}
-
-struct CommandLine {
-    endpoints: String,
-}
-
-impl CommandLine {
-    async fn run(&self, arguments: &[&str]) -> Result<Run> {
-        let mut command = Command::new(cirrus_binary()?);
-        command.args(arguments).env("CIRRUS_ENDPOINTS", &self.endpoints);
-        finish(command).await.with_context(|| format!("cirrus {arguments:?}"))
-    }
-
-    /// What a run that succeeds prints; nothing on standard error.
-    async fn succeeds(&self, arguments: &[&str]) -> Result<String> {
-        let run = self.run(arguments).await?;
-        assert_eq!(run.code, 0, "cirrus {arguments:?}: {run:?}");
-        assert_eq!(run.errors, "", "cirrus {arguments:?} succeeds and complains");
-        Ok(run.output)
-    }
-
-    /// What a run that fails, with exit 2, says on standard error; nothing on standard output.
-    async fn fails(&self, arguments: &[&str]) -> Result<String> {
-        let run = self.run(arguments).await?;
-        assert_eq!(run.code, 2, "cirrus {arguments:?}: {run:?}");
-        assert_eq!(run.output, "", "cirrus {arguments:?} fails and prints a result");
-        assert!(!run.errors.trim().is_empty(), "cirrus {arguments:?} fails without a word");
-        Ok(run.errors)
-    }
-
-    async fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let output = self.succeeds(&[arguments, &["-o", "json"]].concat()).await?;
-        serde_json::from_str(&output).with_context(|| format!("cirrus {arguments:?} -o json prints {output}"))
-    }
-}
-
-async fn finish(mut command: Command) -> Result<Run> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let ended = command.spawn()?.wait_with_output();
-    let output = tokio::time::timeout(Duration::from_secs(30), ended).await.context("it takes over 30 s")??;
-    Ok(Run {
-        code: output.status.code().context("it was killed")?,
-        output: String::from_utf8(output.stdout)?,
-        errors: String::from_utf8(output.stderr)?,
-    })
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_on_the_command_line() -> TestResult {
@@ -231,7 +178,7 @@ async fn a_session_on_the_command_line() -> TestResult {
 async fn help_names_every_command() -> TestResult {
     let mut command = Command::new(cirrus_binary()?);
     command.arg("--help");
-    let help = finish(command).await?;
+    let help = finish(command, "").await?;
     assert_eq!(help.code, 0);
     for name in ["serve", "dev", "status", "get", "put", "delete", "incr", "scan", "proc", "bench"] {
         assert!(help.output.contains(name), "the help does not name {name}:\n{}", help.output);
