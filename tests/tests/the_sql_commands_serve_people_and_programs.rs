@@ -116,14 +116,25 @@ async fn databases(cirrus: &CommandLine) -> TestResult {
     assert!(lines.len() == 2 && lines[1][..3] == ["bob", "notes", "7"] && lines[1].ends_with(&["ok"]), "{shown}");
 
     let described = cirrus.succeeds(&["sql", "describe", "ada/notes"]).await?;
-    for expected in ["size", "stored", "created", "schema", "\nCREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT UNIQUE);\n"] {
+    for expected in
+        ["size", "stored", "created", "schema", "\nCREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT UNIQUE);\n"]
+    {
         assert!(described.contains(expected), "{described}");
     }
     assert!(described.contains("-- index sqlite_autoindex_notes_1 of notes"), "{described}");
     let described = cirrus.json(&["sql", "describe", "ada/notes"]).await?;
-    assert_eq!((&described["user"], &described["dbname"], &described["busy"]), (&json!("ada"), &json!("notes"), &json!(false)));
-    assert!(described["size_bytes"].as_u64() >= Some(2048) && described["created_at_ms"].as_u64() > Some(0), "{described}");
-    assert_eq!((&described["objects"][0]["kind"], &described["objects"][1]["name"]), (&json!("table"), &json!("sqlite_autoindex_notes_1")));
+    assert_eq!(
+        (&described["user"], &described["dbname"], &described["busy"]),
+        (&json!("ada"), &json!("notes"), &json!(false))
+    );
+    assert!(
+        described["size_bytes"].as_u64() >= Some(2048) && described["created_at_ms"].as_u64() > Some(0),
+        "{described}"
+    );
+    assert_eq!(
+        (&described["objects"][0]["kind"], &described["objects"][1]["name"]),
+        (&json!("table"), &json!("sqlite_autoindex_notes_1"))
+    );
 
     assert_eq!(cirrus.succeeds(&["sql", "remove", "bob/notes"]).await?, "removed bob/notes\n");
     assert_eq!(cirrus.json(&["sql", "remove", "bob/notes", "--dbfile", "7"]).await?, json!({ "removed": true }));

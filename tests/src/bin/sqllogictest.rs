@@ -187,10 +187,7 @@ fn total_different(done: &[Done]) -> u64 {
 fn tell(arguments: &Arguments, done: Vec<Done>, took: Duration) -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let width = done.iter().map(|(job, ..)| job.name.len()).max().unwrap_or(0).max("FILE".len());
-    say(
-        &mut out,
-        &format!("{:width$}  RECORDS  DIFFERENT  NOT AS THE FILE SAYS  NOT COMPARED  SECONDS", "FILE"),
-    );
+    say(&mut out, &format!("{:width$}  RECORDS  DIFFERENT  NOT AS THE FILE SAYS  NOT COMPARED  SECONDS", "FILE"));
     let mut all = Totals::default();
     for (job, took, report) in done {
         let name = &job.name;

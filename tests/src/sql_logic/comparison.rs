@@ -261,7 +261,10 @@ mod tests {
     #[test]
     fn only_an_open_order_may_differ() {
         let rows = |values: &[i64]| {
-            Ok(Rows { columns: 2, rows: values.chunks(2).map(|row| row.iter().map(|&one| one.into()).collect()).collect() })
+            Ok(Rows {
+                columns: 2,
+                rows: values.chunks(2).map(|row| row.iter().map(|&one| one.into()).collect()).collect(),
+            })
         };
         let (one, turned, mixed) = (rows(&[1, 2, 3, 4]), rows(&[3, 4, 1, 2]), rows(&[1, 3, 2, 4]));
         assert!(are_equal_sorted(&one, &turned, Some(SortMode::RowSort)));
