@@ -83,7 +83,7 @@ async fn statements(cirrus: &CommandLine) -> TestResult {
         (&["exec", "ada/notes", "ATTACH 'x' AS y"], "SQL_NOT_ALLOWED"),
         (&["exec", "ada/notes"], "<SQL>"),
         (&["exec", "ada", "SELECT 1"], "\"ada\" is not USER/DBNAME"),
-        (&["exec", "ada/notes", "SELECT 1", "--dbfile", "-1"], "--dbfile"),
+        (&["exec", "ada/notes", "SELECT 1", "--dbfile", "one"], "--dbfile"),
     ] {
         let error = cirrus.fails(&[&["sql"], arguments].concat()).await?;
         assert!(error.contains(expected), "cirrus sql {arguments:?}: {error}");
