@@ -24,6 +24,7 @@ write_set_bytes = 8388608
 
 [sql]
 cpu_ms = 50000
+value_bytes = 8388608
 memory_bytes = 1073741824
 database_bytes = 1073741824
 reply_rows = 10000000
@@ -210,11 +211,9 @@ fn tell(arguments: &Arguments, done: Vec<Done>, took: Duration) -> ExitCode {
             }
         }
     }
-    for (title, notes, shown) in [
-        ("Not compared:", &all.not_compared, 5),
-        ("Alike, and not as the file says:", &all.unexpected, 5),
-        ("Different:", &all.different, arguments.show),
-    ] {
+    let titles = ["Different:", "Alike, and not as the file says:", "Not compared:"];
+    // Last, and so first to be seen, what matters most.
+    for ((title, notes), shown) in titles.iter().zip(&all.notes).zip([arguments.show, 5, 5]).rev() {
         show(&mut out, title, notes, shown);
     }
     let Totals { files, records, counts: [different, unexpected, not_compared], failed, .. } = all;
@@ -231,13 +230,16 @@ fn tell(arguments: &Arguments, done: Vec<Done>, took: Duration) -> ExitCode {
     }
 }
 
-fn show(out: &mut impl io::Write, title: &str, notes: &[Note], shown: usize) {
+/// One difference leads to more in the same file, so the files share what is shown.
+fn show(out: &mut impl io::Write, title: &str, notes: &[Vec<Note>], shown: usize) {
     if notes.is_empty() || shown == 0 {
         return;
     }
     say(out, &format!("\n{title}"));
-    notes.iter().take(shown).for_each(|note| say(out, &note.to_string()));
-    if notes.len() > shown {
+    let share = shown.div_ceil(notes.len());
+    let of_files = notes.iter().flat_map(|of_file| of_file.iter().take(share));
+    of_files.take(shown).for_each(|note| say(out, &note.to_string()));
+    if notes.len() > shown || notes.iter().any(|of_file| of_file.len() > share) {
         say(out, "and others");
     }
 }
@@ -249,9 +251,8 @@ struct Totals {
     records: u64,
     /// Different, unexpected, not compared.
     counts: [u64; 3],
-    different: Vec<Note>,
-    unexpected: Vec<Note>,
-    not_compared: Vec<Note>,
+    /// The same, of each file that has any.
+    notes: [Vec<Vec<Note>>; 3],
 }
 
 impl Totals {
@@ -262,8 +263,8 @@ impl Totals {
         for (count, notes) in self.counts.iter_mut().zip([&different, &unexpected, &not_compared]) {
             *count += notes.count;
         }
-        self.different.extend(different.first);
-        self.unexpected.extend(unexpected.first);
-        self.not_compared.extend(not_compared.first);
+        for (all, notes) in self.notes.iter_mut().zip([different, unexpected, not_compared]) {
+            all.extend((!notes.first.is_empty()).then_some(notes.first));
+        }
     }
 }
