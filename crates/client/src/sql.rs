@@ -8,8 +8,8 @@ use cirrus_proto::v1::{
     SqlDatabase, SqlDescribeRequest, SqlDescribeResponse, SqlExecuteRequest, SqlExecuteResponse, SqlExportRequest,
     SqlExportResponse, SqlGetSchemaRequest, SqlImportRequest, SqlImportResponse, SqlListRequest, SqlListResponse,
     SqlListSchemasRequest, SqlMigrateDatabasesRequest, SqlMigrateDatabasesResponse, SqlPutSchemaRequest,
-    SqlPutSchemaResponse, SqlPutSphivedbSettingsRequest, SqlQueryRequest, SqlQueryResponse, SqlQueryStreamResponse,
-    SqlRemoveRequest, SqlSchema, SqlSchemaStatusRequest, SqlSchemaStatusResponse, SqlStatement,
+    SqlPutSchemaResponse, SqlPutSphivedbSettingsRequest, SqlQueryRequest, SqlQueryResponse, SqlQueryStreamRequest,
+    SqlQueryStreamResponse, SqlRemoveRequest, SqlSchema, SqlSchemaStatusRequest, SqlSchemaStatusResponse, SqlStatement,
 };
 use http::uri::PathAndQuery;
 use tokio::time::timeout_at;
