@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use rand::Rng as _;
 use tempfile::TempDir;
 
-use crate::http::{http_get, http_post, metric_sum};
+use crate::http::{HttpAnswer, curl, http_get, http_post, metric_sum};
 use crate::network::Network;
 use crate::node_client::NodeClient;
 use crate::shards::{shard_of, shard_status};
@@ -339,6 +339,11 @@ impl TestCluster {
     /// Status code and body of what the node answers to a POST on its HTTP address.
     pub async fn http_post(&self, node_id: u64, path: &str, body: &str) -> Result<(u16, String)> {
         http_post(self.of(node_id)?.http, path, body).await
+    }
+
+    /// What the node answers to `curl` on its HTTP address.
+    pub async fn curl(&self, node_id: u64, method: &str, path: &str, body: Option<&[u8]>) -> Result<HttpAnswer> {
+        curl(self.of(node_id)?.http, method, path, body).await
     }
 
     /// The sum of a metric over its labels, as the node reports it; 0 where it reports none.

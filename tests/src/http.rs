@@ -1,10 +1,23 @@
 //! A node's HTTP side: probes and metrics.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
+
+/// What a node answers over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpAnswer {
+    /// The status code.
+    pub code: u16,
+    /// Empty where there is none.
+    pub content_type: String,
+    /// The body.
+    pub body: String,
+}
 
 /// Status code and body of an HTTP GET.
 pub async fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
@@ -17,6 +30,29 @@ pub async fn http_post(address: SocketAddr, path: &str, body: &str) -> Result<(u
     let head =
         format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     exchange(address, head + body).await
+}
+
+/// Sends a request as people do, by `curl`, which must be installed. A body is sent as it is, and as a form, which is what
+/// `curl --data` calls it.
+pub async fn curl(address: SocketAddr, method: &str, path: &str, body: Option<&[u8]>) -> Result<HttpAnswer> {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--max-time", "20", "--request", method]);
+    command.args(["--write-out", "\n%{http_code} %{content_type}"]);
+    if body.is_some() {
+        command.args(["--data-binary", "@-"]);
+    }
+    command.arg(format!("http://{address}{path}"));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut curl = command.spawn().context("starting curl, which this test needs")?;
+    let mut stdin = curl.stdin.take().context("curl's standard input")?;
+    stdin.write_all(body.unwrap_or_default()).await?;
+    drop(stdin);
+    let output = curl.wait_with_output().await?;
+    ensure!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).context("an answer that is no UTF-8")?;
+    let (body, told) = text.rsplit_once('\n').context("an answer of curl without a last line")?;
+    let (code, content_type) = told.split_once(' ').context("a last line of curl without two words")?;
+    Ok(HttpAnswer { code: code.parse()?, content_type: content_type.to_owned(), body: body.to_owned() })
 }
 
 async fn exchange(address: SocketAddr, request: String) -> Result<(u16, String)> {

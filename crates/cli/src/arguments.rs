@@ -78,6 +78,9 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Show the nodes and shards of the cluster.
     Status,
+    /// The cluster itself: compare replicas.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Print a key's value; exit 1 where there is none.
     Get(GetArgs),
     /// Store a value.
@@ -96,6 +99,23 @@ pub(crate) enum Command {
     Sql(SqlCommand),
     /// Measure throughput and latency.
     Bench(cirrus_bench::BenchArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Compare what all replicas of all shards hold, at the same log index each; exit 1 where some differ, 2 where some could
+    /// not be compared. Replicas are read in full, while they serve.
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// A shard to compare the replicas of; may be given several times. [default: all]
+    #[arg(long, value_name = "ID")]
+    pub(crate) shard: Vec<u32>,
+    /// What each replica reads in a second at most. [default: 64]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub(crate) rate_mib: Option<u64>,
 }
 
 #[derive(Debug, Args)]

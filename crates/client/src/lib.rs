@@ -40,6 +40,7 @@ mod router;
 mod scan;
 mod shard_map;
 mod sql;
+mod verify;
 
 pub use client::Client;
 pub use config::ClientConfig;

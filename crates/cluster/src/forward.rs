@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cirrus_proto::internal::v1::node_client::NodeClient;
-use cirrus_proto::internal::v1::{ExecuteRequest, ExecuteResponse, FollowLocalLogsResponse, JoinRequest, JoinResponse};
+use cirrus_proto::internal::v1::{
+    DescribeReplicaRequest, DescribeReplicaResponse, ExecuteRequest, ExecuteResponse, FollowLocalLogsResponse,
+    HashReplicaRequest, HashReplicaResponse, JoinRequest, JoinResponse,
+};
 use cirrus_proto::v1::FollowLogsRequest;
 use cirrus_proto::{Failure, Reason};
 use cirrus_replication::{MESSAGE_BYTES_MAX, endpoint};
@@ -66,6 +69,35 @@ impl Forwarder {
         let messages = opened.map_err(|status| failure_of(address, &status))?.into_inner();
         let address = address.to_owned();
         Ok(messages.map_err(move |status| failure_of(&address, &status)).boxed())
+    }
+
+    /// Where the replica of a shard on the node at `address` stands, if it has one.
+    ///
+    /// # Errors
+    /// As [`Forwarder::execute`].
+    pub(crate) async fn describe_replica(
+        &self,
+        address: &str,
+        shard_id: u32,
+        bound: Duration,
+    ) -> Result<DescribeReplicaResponse, Failure> {
+        let mut request = tonic::Request::new(DescribeReplicaRequest { shard_id });
+        request.set_timeout(bound);
+        let response = self.client(address)?.describe_replica(request).await;
+        response.map(tonic::Response::into_inner).map_err(|status| failure_of(address, &status))
+    }
+
+    /// Has the node at `address` hash its replica of a shard. Dropping it ends that.
+    ///
+    /// # Errors
+    /// As [`Forwarder::execute`].
+    pub(crate) async fn hash_replica(
+        &self,
+        address: &str,
+        request: HashReplicaRequest,
+    ) -> Result<HashReplicaResponse, Failure> {
+        let response = self.client(address)?.hash_replica(request).await;
+        response.map(tonic::Response::into_inner).map_err(|status| failure_of(address, &status))
     }
 
     /// Asks the node at `address` to admit this one.

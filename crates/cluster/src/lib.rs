@@ -43,6 +43,7 @@ mod state_metrics;
 mod status;
 mod sweep;
 mod token_bucket;
+mod verify;
 
 pub use cirrus_replication::Timing;
 pub use evaluator::CATALOG_SHARD;

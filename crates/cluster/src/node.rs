@@ -13,6 +13,7 @@ use cirrus_proto::v1::CallRequest;
 use cirrus_proto::{Failure, Reason, routing};
 use cirrus_replication::{Executed, LeaderView, Node, Replication, ReplicationConfig, Shard, Submitted, Timing};
 use cirrus_storage::StorageConfig;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::call_metrics::{self, KnownProcedures};
@@ -109,6 +110,8 @@ pub struct ClusterNode {
     pub(crate) governor: Arc<Governor>,
     pub(crate) log_book: Arc<LogBook>,
     sql_reads: SqlReads,
+    /// Held while a replica is hashed.
+    pub(crate) hashing: Semaphore,
     hints: LeaderHints,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -176,6 +179,7 @@ impl ClusterNode {
             read_calls,
             governor,
             log_book,
+            hashing: Semaphore::new(1),
             hints: LeaderHints::default(),
             tasks: parking_lot::Mutex::new(JoinSet::new()),
         });

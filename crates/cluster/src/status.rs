@@ -55,7 +55,7 @@ fn process_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("every process has a CPU clock").into()
 }
 
-fn local_status(shard: &Shard, shard_count: u32) -> ShardStatus {
+pub(crate) fn local_status(shard: &Shard, shard_count: u32) -> ShardStatus {
     let (report, sizes) = (shard.report(), shard.state().statistics());
     ShardStatus {
         shard_id: shard.id(),

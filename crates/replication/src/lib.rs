@@ -40,6 +40,7 @@ mod serve;
 mod shard;
 mod snapshot;
 mod snapshot_transfer;
+mod state_hash;
 mod state_machine;
 mod state_view;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::log::LogStore;
 use crate::mailbox::{CommandResult, Envelope, Mailbox, Message};
 use crate::network::NetworkFactory;
 use crate::read_index::{LedShard, ReadIndex};
+use crate::state_hash::ApplyStops;
 use crate::state_machine::StateMachine;
 use crate::state_view::StateView;
 use crate::timing::Timing;
@@ -40,6 +41,7 @@ pub struct Shard {
     log: ShardLog,
     reads: Arc<ReadIndex>,
     applied_next: Arc<AtomicU64>,
+    apply_stops: Arc<ApplyStops>,
     leader: watch::Receiver<LeaderView>,
     stopping: AtomicBool,
     executor: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -100,8 +102,10 @@ impl Shard {
         std::fs::create_dir_all(&snapshots)
             .map_err(|error| Failure::internal(format!("{}: {error}", snapshots.display())))?;
         let applied_next = Arc::new(AtomicU64::new(0));
-        let state_machine = StateMachine::open(shard_id, state.clone(), snapshots, applied_next.clone())
-            .map_err(|error| Failure::internal(format!("shard {shard_id}: {error}")))?;
+        let apply_stops = Arc::new(ApplyStops::default());
+        let state_machine =
+            StateMachine::open(shard_id, state.clone(), snapshots, applied_next.clone(), apply_stops.clone())
+                .map_err(|error| Failure::internal(format!("shard {shard_id}: {error}")))?;
         let log = context.log.shard(shard_id);
         if let Some(purged) = log.state().last_purged
             && state.applied().log_id.is_none_or(|applied| applied.index < purged.index)
@@ -138,6 +142,7 @@ impl Shard {
             log,
             reads: context.reads.clone(),
             applied_next,
+            apply_stops,
             leader,
             stopping: AtomicBool::new(false),
             executor: parking_lot::Mutex::new(Some(tokio::spawn(executor.run()))),
@@ -161,6 +166,10 @@ impl Shard {
     /// The newest state, as the engine reads it. Each read, a scan as well, sees one moment.
     pub fn view(&self) -> StateView<'_> {
         StateView(&self.state)
+    }
+
+    pub(crate) fn apply_stops(&self) -> &ApplyStops {
+        &self.apply_stops
     }
 
     /// The last applied log index plus one; 0 where nothing was applied.

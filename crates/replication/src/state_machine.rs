@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::convert::{Malformed, log_id_from_pb, log_id_to_pb, membership_to_pb, stored_membership_from_pb};
 use crate::log::into_io;
 use crate::snapshot::{CurrentSnapshot, SnapshotBuilder, SnapshotDirectory};
+use crate::state_hash::ApplyStops;
 use crate::types::{ApplyOutcome, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Where the fence is kept, in TABLE_META.
@@ -41,6 +42,7 @@ pub(crate) struct StateMachine {
     current: CurrentSnapshot,
     /// For readers that wait for an index: the last applied index plus one.
     applied_next: Arc<AtomicU64>,
+    stops: Arc<ApplyStops>,
     /// The buffer of effects, on its way into the state's RocksDB.
     write_back: Option<JoinHandle<Result<(), StorageError>>>,
     skipped: metrics::Counter,
@@ -53,6 +55,7 @@ impl StateMachine {
         state: Arc<ShardState>,
         snapshots: PathBuf,
         applied_next: Arc<AtomicU64>,
+        stops: Arc<ApplyStops>,
     ) -> io::Result<Self> {
         let fence = read_fence(&state)?;
         applied_next.store(next_index(&state), Ordering::Release);
@@ -64,6 +67,7 @@ impl StateMachine {
             snapshots,
             current: Arc::new(Mutex::new(None)),
             applied_next,
+            stops,
             write_back: None,
             skipped: metrics::counter!("cirrus_proposals_skipped_total", "shard" => shard.clone()),
             applied_proposals: metrics::counter!("cirrus_proposals_applied_total", "shard" => shard),
@@ -190,14 +194,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut waiting = false;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            let index = entry.log_id.index;
             let outcome = self.stage(&mut staged, &entry.log_id, entry.payload)?;
             if let Some(responder) = responder {
                 staged.responses.push((responder, outcome));
             }
             waiting = true;
-            if staged.bytes >= APPLY_BYTES_MAX {
+            let stops_here = self.stops.are_at(index);
+            if staged.bytes >= APPLY_BYTES_MAX || stops_here {
                 self.commit(std::mem::replace(&mut staged, Staged::new()))?;
                 waiting = false;
+            }
+            if stops_here {
+                self.stops.stop_at(index).await;
             }
         }
         if waiting {

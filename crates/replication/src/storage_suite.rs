@@ -28,7 +28,8 @@ impl Stores {
         let state = Arc::new(ShardState::open(&directory.join("state"), &self.0).map_err(into_io)?);
         let snapshots = directory.join("snapshots");
         std::fs::create_dir_all(&snapshots)?;
-        let state_machine = StateMachine::open(SHARD, state.clone(), snapshots, Arc::new(AtomicU64::new(0)))?;
+        let (applied_next, stops) = Default::default();
+        let state_machine = StateMachine::open(SHARD, state.clone(), snapshots, applied_next, stops)?;
         Ok((LogStore::new(Arc::new(log).shard(SHARD), state, Completions::start()), state_machine))
     }
 }

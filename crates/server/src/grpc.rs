@@ -26,6 +26,7 @@ use crate::logs::Logs;
 use crate::node::NodeService;
 use crate::procedures::ProceduresService;
 use crate::sql::SqlService;
+use crate::verify::Verifications;
 
 /// The largest message of the public services. Far above the limits on what is in it, so that a value that is
 /// too large meets the limit that names it.
@@ -89,11 +90,12 @@ pub(crate) fn services(
     edge: &Arc<Edge>,
     key_value: KeyValueService,
     logs: Logs,
+    verifications: Verifications,
     sql: SqlService,
     health: HealthReporter,
 ) -> Result<Services, tonic_reflection::server::Error> {
     let procedures = ProceduresService::new(Arc::clone(edge), logs);
-    let cluster = ClusterService::new(Arc::clone(edge));
+    let cluster = ClusterService::new(Arc::clone(edge), verifications);
     let node = NodeService::new(Arc::clone(edge));
     let others = Routes::new(ProceduresServer::new(procedures).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(SqlServer::new(sql).max_decoding_message_size(MESSAGE_BYTES_MAX))

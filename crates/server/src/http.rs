@@ -6,7 +6,7 @@
 //! | `/livez` | 200, or 503 where only a restart helps |
 //! | `/readyz` | 200, or 503 with the reason in one line |
 //!
-//! `POST /sphivedb` is in `sphivedb`.
+//! `POST /sphivedb`, and POST to any other path, is in `sphivedb`.
 
 use axum::Router;
 use axum::extract::State as Shared;

@@ -48,6 +48,7 @@ pub mod serve;
 mod sphivedb;
 mod sql;
 mod validation;
+mod verify;
 
 pub use config::{ConfigError, Flags, ServerConfig};
 pub use serve::{ServeError, run};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::node_server::Node;
 use cirrus_proto::internal::v1::{
-    ExecuteRequest, ExecuteResponse, FollowLocalLogsResponse, InstallSnapshotResponse, JoinRequest, JoinResponse,
-    SnapshotChunk, execute_request, execute_response,
+    DescribeReplicaRequest, DescribeReplicaResponse, ExecuteRequest, ExecuteResponse, FollowLocalLogsResponse,
+    HashReplicaRequest, HashReplicaResponse, InstallSnapshotResponse, JoinRequest, JoinResponse, SnapshotChunk,
+    execute_request, execute_response,
 };
 use cirrus_proto::v1::FollowLogsRequest;
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
@@ -21,11 +22,17 @@ pub(crate) struct NodeService {
     edge: Arc<Edge>,
     execute: Rpc,
     join: Rpc,
+    hash_replica: Rpc,
 }
 
 impl NodeService {
     pub(crate) fn new(edge: Arc<Edge>) -> Self {
-        NodeService { edge, execute: Rpc::new("Node/Execute"), join: Rpc::new("Node/Join") }
+        NodeService {
+            edge,
+            execute: Rpc::new("Node/Execute"),
+            join: Rpc::new("Node/Join"),
+            hash_replica: Rpc::new("Node/HashReplica"),
+        }
     }
 
     async fn run(
@@ -88,6 +95,25 @@ impl Node for NodeService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let observation = self.join.begin();
         let outcome = self.edge.node.join(request.into_inner()).await;
+        observation.answer(crate::edge::code_of(&outcome));
+        Ok(Response::new(outcome?))
+    }
+
+    async fn describe_replica(
+        &self,
+        request: Request<DescribeReplicaRequest>,
+    ) -> Result<Response<DescribeReplicaResponse>, Status> {
+        let replica = self.edge.node.local_replica(request.into_inner().shard_id);
+        Ok(Response::new(DescribeReplicaResponse { replica }))
+    }
+
+    // Without a deadline of this node's: it takes as long as reading a replica, and ends with its caller.
+    async fn hash_replica(
+        &self,
+        request: Request<HashReplicaRequest>,
+    ) -> Result<Response<HashReplicaResponse>, Status> {
+        let observation = self.hash_replica.begin();
+        let outcome = self.edge.node.hash_replica(request.into_inner()).await;
         observation.answer(crate::edge::code_of(&outcome));
         Ok(Response::new(outcome?))
     }

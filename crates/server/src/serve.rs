@@ -25,6 +25,7 @@ use crate::readiness::{self, State};
 use crate::scan::Scans;
 use crate::sphivedb::{self, LateEdge};
 use crate::sql::SqlService;
+use crate::verify::Verifications;
 use crate::{grpc, http, logging, observation, validation};
 
 /// Handing leadership over and flushing may take this long.
@@ -134,7 +135,8 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
     under_way.extend(sql.admissions());
     let key_value = KeyValueService::new(Arc::clone(&edge), scans, Arc::new(pipelines));
     let logs = Logs::new(Arc::clone(&edge), config.procedures.log_followers, stop.streams.subscribe());
-    let services = grpc::services(&edge, key_value, logs, sql, health)?;
+    let verifications = Verifications::new(Arc::clone(&edge), stop.streams.subscribe());
+    let services = grpc::services(&edge, key_value, logs, verifications, sql, health)?;
     let incoming = Connections::new(grpc_listener, "grpc", connections_max).into_stream({
         let node = Arc::clone(&node);
         move |connection| node.replication().serve_link(connection)

@@ -1,5 +1,8 @@
 //! `POST /sphivedb`: SPHiveDB's JSON-RPC, so that its clients work unchanged.
 //!
+//! SPHiveDB looked at no path. So any other path that nothing else serves is taken as well; only for POST, so that a
+//! mistyped probe is still told that it is one.
+//!
 //! The status is 200 for every body that is read to its end. Calls of a batch run one after another, each a
 //! transaction of its own. A dbname is taken in lower case, as SPHiveDB compares it.
 
@@ -9,8 +12,8 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use cirrus_cluster::sql::result_sets;
@@ -36,8 +39,16 @@ pub(crate) fn router(edge: LateEdge, body_bytes_max: usize) -> Router {
     let endpoint = Endpoint { edge, rpc: Rpc::new("sphivedb") };
     Router::new()
         .route("/sphivedb", post(serve))
+        .fallback(serve_any_path)
         .layer(DefaultBodyLimit::max(body_bytes_max))
         .with_state(Arc::new(endpoint))
+}
+
+async fn serve_any_path(method: Method, endpoint: State<Arc<Endpoint>>, body: Bytes) -> Response {
+    match method {
+        Method::POST => serve(endpoint, body).await,
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn serve(State(endpoint): State<Arc<Endpoint>>, body: Bytes) -> Response {

@@ -34,6 +34,6 @@ pub use error::StorageError;
 pub use log::{Done, EncodedEntry, LogConfig, LogState, NodeLog, ShardLog};
 pub use resources::{SharedResources, StorageConfig};
 pub use state::{
-    Applied, ApplyBatch, Checkpoint, CheckpointFile, PinnedState, ShardState, StateSnapshot, StateStatistics, Visit,
-    delete_checkpoints_except,
+    Applied, ApplyBatch, Checkpoint, CheckpointFile, PinnedState, ShardState, StateHash, StateSnapshot,
+    StateStatistics, Visit, delete_checkpoints_except,
 };

@@ -20,11 +20,12 @@ mod signals;
 mod sql;
 mod status;
 mod test;
+mod verify;
 mod versions;
 
 use std::process::ExitCode;
 
-use crate::arguments::{Cli, Command, Format};
+use crate::arguments::{Cli, ClusterCommand, Command, Format};
 use crate::failure::CommandError;
 
 /// What a command ends with: its exit code, or what to report.
@@ -36,6 +37,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(args).await,
         Command::Dev(args) => dev::run(args, global.output).await,
+        Command::Cluster(ClusterCommand::Verify(args)) => verify::run(&global, args).await,
         Command::Status => status::run(&global).await,
         Command::Get(args) => get::run(&global, args).await,
         Command::Put(args) => put::run(&global, args).await,

@@ -237,4 +237,10 @@ impl Cluster for Service {
         script.statuses += 1;
         Ok(Response::new(script.status.clone()))
     }
+
+    type VerifyStream = BoxedStream<VerifyResponse>;
+
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        Err(Status::unimplemented("not part of these tests"))
+    }
 }

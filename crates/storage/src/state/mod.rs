@@ -17,11 +17,13 @@
 //! | `recent` | the buffer of what was applied last |
 //! | `tables` | the column families |
 //! | `read` | lookups, scans and snapshots |
+//! | `hash` | a hash of all that is in it, to compare replicas by |
 //! | `checkpoint` | making, checking, listing and deleting checkpoints |
 //! | `generation` | which directory is the live one, and how another takes its place |
 
 mod checkpoint;
 mod generation;
+mod hash;
 mod read;
 mod recent;
 mod tables;
@@ -37,6 +39,7 @@ use prost::Message as _;
 use rocksdb::{DB, FlushOptions, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 
 pub use checkpoint::{Checkpoint, CheckpointFile, delete_checkpoints_except};
+pub use hash::StateHash;
 pub use read::{PinnedState, StateSnapshot, Visit};
 
 use crate::durable_files::{sync_files_in, sync_parent};

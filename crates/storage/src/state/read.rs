@@ -76,7 +76,7 @@ impl PinnedState {
 
 /// One moment of a state. Reads from any thread; later effects do not show.
 pub struct StateSnapshot<'pin> {
-    db: &'pin DB,
+    pub(super) db: &'pin DB,
     snapshot: Snapshot<'pin>,
 }
 
@@ -111,7 +111,7 @@ impl StateSnapshot<'_> {
         applied(self.db, &self.options())
     }
 
-    fn options(&self) -> ReadOptions {
+    pub(super) fn options(&self) -> ReadOptions {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.snapshot);
         options
@@ -125,7 +125,7 @@ fn get(db: &DB, table: Table, key: &[u8], options: &ReadOptions) -> Result<Optio
     Ok(value.map(|value| Bytes::copy_from_slice(&value)))
 }
 
-fn scan(
+pub(super) fn scan(
     db: &DB,
     table: Table,
     start: &[u8],

@@ -231,6 +231,11 @@ impl Procedures for FakeNode {
 
 #[tonic::async_trait]
 impl Cluster for FakeNode {
+    type VerifyStream = Answers<v1::VerifyResponse>;
+    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Answer<Self::VerifyStream> {
+        unused()
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
         let node = |(number, address): (usize, &String)| v1::NodeStatus {
             node_id: number as u64 + 1,

@@ -1,0 +1,212 @@
+//! Every replica of a shard holds the same, whatever wrote it: statements with random numbers and the time among them. And
+//! `cirrus cluster verify` finds a replica that holds something else.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use cirrus_client::Client;
+use cirrus_proto::v1::{
+    ReadConsistency, SqlDatabase, SqlStatement, VerifiedReplica, VerifyOutcome, VerifyRequest, VerifyResponse,
+};
+use cirrus_tests::cluster::{ClusterOptions, TestCluster, cirrus_binary};
+use cirrus_tests::outcome::TestResult;
+use cirrus_tests::sql::{database, integer, rows, statement};
+use cirrus_tests::wait::eventually;
+use serde_json::Value;
+use tokio::process::Command;
+
+const CLIENTS: usize = 8;
+
+/// What each replica would answer differently, had it to evaluate it.
+fn nondeterministic(number: usize) -> Vec<SqlStatement> {
+    let insert = "INSERT INTO drawn (number, at, dice, noise) VALUES (?, datetime('now'), random(), randomblob(40))";
+    let draw = match number % 4 {
+        0 => {
+            "UPDATE drawn SET noise = randomblob(30) WHERE number IN (SELECT number FROM drawn ORDER BY random() LIMIT 2)"
+        }
+        1 => "INSERT INTO shuffled SELECT dice FROM drawn ORDER BY random() LIMIT 5",
+        2 => "DELETE FROM shuffled WHERE rowid IN (SELECT rowid FROM shuffled ORDER BY random() LIMIT 3)",
+        _ => "INSERT INTO drawn (at, noise) VALUES (strftime('%f', 'now'), hex(randomblob(abs(random()) % 600)))",
+    };
+    vec![statement(insert, [integer(number as i64)]), statement(draw, [])]
+}
+
+async fn create(client: &Client, one: &SqlDatabase) -> Result<()> {
+    let statements = vec![
+        statement("CREATE TABLE drawn (number INT, at TEXT, dice INT, noise BLOB)", []),
+        statement("CREATE INDEX by_noise ON drawn (noise)", []),
+        statement("CREATE TABLE shuffled (dice INT)", []),
+    ];
+    client.execute_sql(one.clone(), statements).await?;
+    Ok(())
+}
+
+/// What is found of all shards, or of one.
+async fn verify(client: &Client, shard_ids: Vec<u32>) -> Result<Vec<VerifyResponse>> {
+    let mut shards = Vec::new();
+    client.verify(VerifyRequest { shard_ids, bytes_per_second: 0 }, |shard| shards.push(shard)).await?;
+    Ok(shards)
+}
+
+fn assert_identical(shards: &[VerifyResponse]) {
+    for shard in shards {
+        assert_eq!(shard.outcome(), VerifyOutcome::Identical, "{shard:?}");
+        assert_eq!(shard.replicas.iter().map(|replica| replica.node_id).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(shard.log_index > 0 && shard.replicas.iter().all(|replica| replica.hash.len() == 32), "{shard:?}");
+        let same = |one: &VerifiedReplica| (one.hash.clone(), one.keys, one.bytes);
+        assert!(shard.replicas.iter().all(|replica| same(replica) == same(&shard.replicas[0])), "{shard:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_random_writes_and_a_leaders_death() -> TestResult {
+    let mut cluster = TestCluster::start(ClusterOptions { shards: 2, ..ClusterOptions::default() }).await?;
+    let client = cluster.client(true).await?;
+    let databases: Vec<SqlDatabase> = (0..6).map(|number| database(&format!("user-{number}"), "dice")).collect();
+    for one in &databases {
+        create(&client, one).await?;
+    }
+    let (ends, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let run = |number: usize| {
+        let (client, databases) = (client.clone(), databases.clone());
+        let (ends, written) = (ends.clone(), written.clone());
+        tokio::spawn(async move {
+            for sequence in 0.. {
+                if ends.load(Ordering::Relaxed) {
+                    break;
+                }
+                let one = &databases[(number + sequence) % databases.len()];
+                client.execute_sql(one.clone(), nondeterministic(number + sequence)).await?;
+                written.fetch_add(1, Ordering::Relaxed);
+            }
+            anyhow::Ok(())
+        })
+    };
+    let running: Vec<_> = (0..CLIENTS).map(run).collect();
+    let wait_for = async |more: usize| {
+        let wanted = written.load(Ordering::Relaxed) + more;
+        eventually("requests are made", Duration::from_secs(40), async || {
+            let made = written.load(Ordering::Relaxed);
+            ensure!(made >= wanted, "{made} of {wanted}");
+            Ok(())
+        })
+        .await
+    };
+    wait_for(300).await?;
+    // While they are written to.
+    assert_identical(&verify(&client, vec![1, 2]).await?);
+    let leader = cluster.leader_of_shard(1).await?;
+    cluster.kill9(leader).await?;
+    wait_for(300).await?;
+    // Two can be compared; of the third nobody knows.
+    for shard in verify(&client, vec![1]).await? {
+        assert_eq!(shard.outcome(), VerifyOutcome::Incomplete, "{shard:?}");
+        let lost: Vec<_> = shard.replicas.iter().filter(|replica| !replica.problem.is_empty()).collect();
+        assert!(lost.len() == 1 && lost[0].node_id == leader, "{shard:?}");
+    }
+    cluster.restart(leader).await?;
+    wait_for(300).await?;
+    ends.store(true, Ordering::Relaxed);
+    for task in running {
+        task.await?.context("a write failed")?;
+    }
+    cluster.wait_ready().await?;
+
+    let shards = verify(&client, vec![]).await?;
+    assert_eq!(shards.iter().map(|shard| shard.shard_id).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_identical(&shards);
+    let bytes: u64 = shards.iter().map(|shard| shard.replicas[0].bytes).sum();
+    eprintln!("{} requests, {bytes} bytes in {} shards are the same on all nodes", written.load(Ordering::Relaxed), 3);
+    // It was worth comparing: what was drawn is there, and no two draws are the same.
+    for one in &databases {
+        let drawn =
+            "SELECT count(*) > 20 AND count(DISTINCT noise) >= count(number), count(DISTINCT dice) > 20 FROM drawn";
+        let found = cluster.node(1)?.query_sql(one, drawn, ReadConsistency::Unspecified).await?;
+        assert_eq!(rows(&found), [[integer(1), integer(1)]]);
+    }
+    Ok(())
+}
+
+async fn cluster_verify(cluster: &TestCluster, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(cirrus_binary()?);
+    command.args(["cluster", "verify"]).args(arguments).env("CIRRUS_ENDPOINTS", cluster.endpoints().join(","));
+    Ok(command.output().await?)
+}
+
+/// Changes the last byte of one value in the table `sql` of a stopped node's state.
+fn corrupt(shard: &Path) -> Result<()> {
+    let live = std::fs::read_to_string(shard.join("LIVE"))?;
+    let directory = shard.join(live.trim());
+    let mut options = rocksdb::Options::default();
+    options.set_atomic_flush(true);
+    let families = rocksdb::DB::list_cf(&options, &directory)?;
+    let state = rocksdb::DB::open_cf(&options, &directory, &families)?;
+    let table = state.cf_handle("sql").context("a table sql")?;
+    let Some(first) = state.iterator_cf(table, rocksdb::IteratorMode::End).next() else { bail!("it is empty") };
+    let (key, mut value) = first?;
+    *value.last_mut().context("an empty value")? ^= 1;
+    state.put_cf(table, key, value)?;
+    state.flush_cf(table)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn or_else_it_is_found() -> TestResult {
+    let mut cluster = TestCluster::start(ClusterOptions { shards: 2, ..ClusterOptions::default() }).await?;
+    let client = cluster.client(true).await?;
+    let one = database("user", "dice");
+    create(&client, &one).await?;
+    for number in 0..20 {
+        client.execute_sql(one.clone(), nondeterministic(number)).await?;
+    }
+    let output = cluster_verify(&cluster, &[]).await?;
+    let table = String::from_utf8(output.stdout)?;
+    assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
+    let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["SHARD", "OUTCOME", "INDEX", "NODE", "KEYS", "BYTES", "HASH"]);
+    assert_eq!(words.len(), 1 + 3 * 3, "{table}");
+    assert!(
+        words[1..].iter().all(
+            |row| row[1] == "identical" && row[6] == words[1..].iter().find(|other| other[0] == row[0]).unwrap()[6]
+        ),
+        "{table}"
+    );
+
+    let shard_id = cluster.shard_of("{user}").await?;
+    cluster.stop(2).await?;
+    corrupt(&cluster.directory()?.join(format!("node-2/shards/{shard_id}")))?;
+    cluster.restart(2).await?;
+    cluster.wait_ready().await?;
+
+    let output = cluster_verify(&cluster, &["-o", "json", "--rate-mib", "16"]).await?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let found: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(found["identical"], false);
+    for shard in found["shards"].as_array().unwrap() {
+        let differs = shard["shard_id"] == shard_id;
+        assert_eq!(shard["outcome"], if differs { "different" } else { "identical" }, "{found}");
+        let hash = |node: usize| shard["replicas"][node - 1]["hash"].as_str().unwrap();
+        assert_eq!((hash(1) == hash(3), hash(1) == hash(2)), (true, !differs), "{found}");
+    }
+    let error: Value = serde_json::from_slice(&output.stderr)?;
+    assert_eq!(error["error"]["metadata"]["shards"], shard_id.to_string());
+
+    // A shard alone; and what there is not.
+    let other = (3 - shard_id).to_string();
+    assert!(cluster_verify(&cluster, &["--shard", &other]).await?.status.success());
+    let unknown = cluster_verify(&cluster, &["--shard", "9"]).await?;
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no shard 9; the last is 2"), "{unknown:?}");
+
+    // A node that is down leaves the answer open.
+    cluster.stop(2).await?;
+    let output = cluster_verify(&cluster, &["--shard", &other]).await?;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("incomplete"), "{output:?}");
+    Ok(())
+}
