@@ -17,7 +17,7 @@ use cirrus_replication::{Evaluated, Evaluator, Place, Stopped};
 use crate::caller::{Caller, Calling};
 use crate::catalog;
 use crate::catalog_view::CatalogHandle;
-use crate::sql::{SqlCommands, schemas};
+use crate::sql::{Owner, SqlCommands, schemas};
 use crate::{library_catalog, schedule_catalog};
 
 /// The catalog's shard.
@@ -34,7 +34,7 @@ pub(crate) struct ShardEvaluator {
 impl ShardEvaluator {
     pub(crate) fn new(shard_id: u32, calling: &Calling, sql: SqlLimits) -> Self {
         let catalog = calling.catalog.clone();
-        let sql = SqlCommands::new(sql, Some(catalog.clone()));
+        let sql = SqlCommands::new(Owner::Shard(shard_id), sql, Some(catalog.clone()));
         ShardEvaluator { shard_id, calls: Caller::new(shard_id, calling), sql, catalog }
     }
 

@@ -154,6 +154,7 @@ impl ClusterNode {
         schedule_metrics::describe();
         state_metrics::describe();
         log_book::describe();
+        crate::sql::describe();
         let (replication, wanted) = Replication::open(
             ReplicationConfig {
                 node_id: config.node_id,

@@ -13,7 +13,7 @@ use cirrus_replication::{Shard, SnapshotView, Stopped, wall_clock};
 use crate::caller::{Caller, Calling};
 use crate::read_pool::ReadPool;
 use crate::running_calls::{CallControls, RuntimeId};
-use crate::sql::SqlCommands;
+use crate::sql::{Owner, SqlCommands};
 
 /// This node's read-only calls.
 pub(crate) struct ReadCalls {
@@ -66,6 +66,6 @@ impl ReadCalls {
     fn reader(&self) -> Reader {
         let caller = Caller::new(0, &self.calling);
         self.controls.register(RuntimeId::Reader(self.made.fetch_add(1, Relaxed)), caller.control());
-        Reader { caller, sql: SqlCommands::new(self.sql, Some(self.calling.catalog.clone())) }
+        Reader { caller, sql: SqlCommands::new(Owner::Queries, self.sql, Some(self.calling.catalog.clone())) }
     }
 }

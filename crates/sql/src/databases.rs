@@ -24,6 +24,7 @@ use crate::schema::Schema;
 use crate::session::Session;
 use crate::spent::Spent;
 use crate::statement::{Parameters, ResultSet, Statement, TakeParts};
+use crate::statistics::Statistics;
 use crate::stored::{Stored, live_entry, not_found, store};
 use crate::{DatabaseId, trouble};
 
@@ -85,6 +86,8 @@ pub struct Databases {
     limits: SqlLimits,
     open: OpenDatabases,
     spent: Spent,
+    /// What is counted; what is open is told when somebody asks.
+    counted: Statistics,
 }
 
 /// An executor's thread takes its databases along.
@@ -119,11 +122,8 @@ impl Databases {
             let problem = format!("must be a power of two from 512 to 65536, not {}", limits.page_bytes);
             return Err(Failure::invalid_field("page_bytes", problem));
         }
-        Ok(Databases {
-            limits,
-            open: OpenDatabases::new(limits.open_databases, limits.open_bytes),
-            spent: Spent::default(),
-        })
+        let open = OpenDatabases::new(limits.open_databases, limits.open_bytes);
+        Ok(Databases { limits, open, spent: Spent::default(), counted: Statistics::default() })
     }
 
     /// The limits.
@@ -139,6 +139,12 @@ impl Databases {
     /// What the last request used, also where it failed.
     pub fn spent(&self) -> Spent {
         self.spent
+    }
+
+    /// What they hold, and what they did.
+    pub fn statistics(&self) -> Statistics {
+        let (open, open_bytes) = self.open();
+        Statistics { open, open_bytes, ..self.counted }
     }
 
     /// Closes a database: what is stored is about to be another.
@@ -164,6 +170,7 @@ impl Databases {
         let before = live_entry(transaction, id)?;
         let evaluated = self.evaluate(transaction, before.as_ref(), request, Access::Execute, transaction.now_ms())?;
         let (generation, stored) = store(transaction, id, before.as_ref(), evaluated.entry, &evaluated.written)?;
+        self.count(stored, evaluated.upgraded);
         if let Some(open) = evaluated.open {
             self.open.put(id, Open { generation, ..open });
         }
@@ -237,7 +244,8 @@ impl Databases {
         }
         let request = Request { schema: Some(schema), ..Request::new(id, &[]) };
         let evaluated = self.evaluate(transaction, Some(&before), request, Access::Execute, transaction.now_ms())?;
-        let (generation, _) = store(transaction, id, Some(&before), evaluated.entry, &evaluated.written)?;
+        let (generation, stored) = store(transaction, id, Some(&before), evaluated.entry, &evaluated.written)?;
+        self.count(stored, evaluated.upgraded);
         if let Some(open) = evaluated.open {
             self.open.put(id, Open { generation, ..open });
         }
@@ -266,6 +274,11 @@ impl Databases {
         transaction.write(Table::Sql, entry_key(id).into(), entry.encode_to_vec().into())
     }
 
+    fn count(&mut self, stored: Stored, upgraded: bool) {
+        self.counted.pages_written += stored.pages as u64;
+        self.counted.upgrades += u64::from(upgraded);
+    }
+
     fn evaluate(
         &mut self,
         reads: &dyn Reads,
@@ -290,6 +303,10 @@ impl Databases {
             Some(Open { connection, held_bytes, .. }) => (Some(connection), held_bytes),
             None => (None, 0),
         };
+        match &kept {
+            Some(_) => self.counted.found_open += 1,
+            None => self.counted.opened += 1,
+        }
         let allowance = Allowance::begin(self.limits.memory_bytes);
         // What clients and imported files say is hostile input to much code: a fault in it costs the request, not the shard.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -309,6 +326,7 @@ impl Databases {
                 if let Some(open) = open {
                     self.open.put(id, open);
                 }
+                self.counted.failed_upgrades += u64::from(failure.reason == Reason::SchemaUpgradeFailed);
                 return Err(failure);
             }
         };

@@ -10,6 +10,7 @@ use cirrus_sql::Spent;
 
 use super::SqlCommands;
 use super::commands::Asked;
+use super::metrics::{Owner, RequestKind};
 
 /// Lends a shard's databases to one call.
 pub(crate) struct CallDatabases<'a> {
@@ -35,6 +36,7 @@ impl SqlDatabases for CallDatabases<'_> {
     fn run(&mut self, transaction: &mut Transaction<'_>, request: SqlRequest<'_>) -> SqlOutcome {
         self.was_used = true;
         let asked = Asked {
+            kind: RequestKind::Call,
             distinct_columns: true,
             read_only: request.read_only,
             cpu: Some(request.cpu),
@@ -63,7 +65,7 @@ pub fn databases_in_memory() -> Box<dyn SqlDatabases> {
             CallDatabases::new(&mut self.0).run(transaction, request)
         }
     }
-    Box::new(InMemory(SqlCommands::new(SqlLimits::DEFAULT, None)))
+    Box::new(InMemory(SqlCommands::new(Owner::Queries, SqlLimits::DEFAULT, None)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cirrus_engine::{Transaction, evaluate_batch, named_database};
 use cirrus_proto::internal::v1::{self as pb, reply};
@@ -12,6 +12,7 @@ use cirrus_proto::{Failure, Reason};
 use cirrus_sql::{DatabaseId, Databases, Removal, Request, Schema, Spent};
 
 use super::messages::{self, database_id, import_part, results};
+use super::metrics::{Owner, RequestKind, Sizes, SqlMeters};
 use crate::catalog_view::{CATALOG_WAIT, CatalogHandle};
 
 /// One shard's databases; none is open on a replica that has never led.
@@ -24,11 +25,31 @@ pub(crate) struct SqlCommands {
     failed_upgrade: Option<DatabaseId>,
     /// What the last run of statements used.
     spent: Spent,
+    meters: SqlMeters,
 }
 
 impl SqlCommands {
-    pub(crate) fn new(limits: SqlLimits, catalog: Option<Arc<CatalogHandle>>) -> Self {
-        SqlCommands { limits, catalog, databases: None, failed_upgrade: None, spent: Spent::default() }
+    pub(crate) fn new(owner: Owner, limits: SqlLimits, catalog: Option<Arc<CatalogHandle>>) -> Self {
+        let meters = SqlMeters::new(owner);
+        SqlCommands { limits, catalog, databases: None, failed_upgrade: None, spent: Spent::default(), meters }
+    }
+
+    /// Evaluates a request, and tells the metrics what it cost.
+    fn measured<T>(
+        &mut self,
+        kind: RequestKind,
+        sizes: Sizes<'_>,
+        transaction: &mut Transaction<'_>,
+        evaluate: impl FnOnce(&mut Self, &mut Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let (began, written_before) = (Instant::now(), transaction.write_set_bytes());
+        let outcome = evaluate(self, transaction);
+        let write_bytes = transaction.write_set_bytes().saturating_sub(written_before);
+        self.meters.record(kind, began.elapsed(), &outcome, write_bytes, sizes);
+        if let Some(databases) = &self.databases {
+            self.meters.follow(databases);
+        }
+        outcome
     }
 
     pub(crate) fn limits(&self) -> &SqlLimits {
@@ -69,7 +90,7 @@ impl SqlCommands {
     ) -> Result<reply::Kind, Failure> {
         let mut spent = Spent::default();
         let response = evaluate_batch(request, transaction, &mut |execute, transaction| {
-            let asked = Asked { spent, ..Asked::default() };
+            let asked = Asked { kind: RequestKind::Batch, spent, ..Asked::default() };
             let results = self.run(execute.database.as_ref(), &execute.statements, asked, transaction);
             spent += self.spent();
             Ok(SqlExecuteResponse { results: results? })
@@ -79,6 +100,23 @@ impl SqlCommands {
 
     /// Runs statements on one database, once it was brought to its dbname's schema.
     pub(super) fn run(
+        &mut self,
+        database: Option<&SqlDatabase>,
+        statements: &[SqlStatement],
+        asked: Asked<'_>,
+        transaction: &mut Transaction<'_>,
+    ) -> Result<Vec<SqlResult>, Failure> {
+        let sizes = Sizes {
+            dbname: database.map_or("", |database| &database.dbname),
+            statements: statements.len(),
+            bytes: statements.iter().map(|statement| statement.sql.len()).sum(),
+        };
+        self.measured(asked.kind, sizes, transaction, |this, transaction| {
+            this.run_within(database, statements, asked, transaction)
+        })
+    }
+
+    fn run_within(
         &mut self,
         database: Option<&SqlDatabase>,
         statements: &[SqlStatement],
@@ -128,12 +166,15 @@ impl SqlCommands {
     ) -> Result<reply::Kind, Failure> {
         let request = required(command.request.as_ref())?;
         let id = database_id(named_database(request.database.as_ref())?);
-        let databases = self.databases()?;
-        let removal = match command.unfinished_only {
-            true => databases.remove_unfinished(transaction, &id)?,
-            false => databases.remove(transaction, &id)?,
-        };
-        Ok(reply::Kind::SqlRemove(pb::SqlRemoved { more: removal == Removal::More }))
+        let sizes = Sizes { dbname: &id.dbname, ..Sizes::default() };
+        self.measured(RequestKind::Remove, sizes, transaction, |this, transaction| {
+            let databases = this.databases()?;
+            let removal = match command.unfinished_only {
+                true => databases.remove_unfinished(transaction, &id)?,
+                false => databases.remove(transaction, &id)?,
+            };
+            Ok(reply::Kind::SqlRemove(pb::SqlRemoved { more: removal == Removal::More }))
+        })
     }
 
     pub(crate) fn import(
@@ -142,8 +183,11 @@ impl SqlCommands {
         transaction: &mut Transaction<'_>,
     ) -> Result<reply::Kind, Failure> {
         let id = database_id(named_database(command.database.as_ref())?);
-        self.databases()?.import(transaction, &id, &import_part(command))?;
-        Ok(reply::Kind::Done(pb::Done {}))
+        let sizes = Sizes { dbname: &id.dbname, bytes: command.pages.len(), ..Sizes::default() };
+        self.measured(RequestKind::Import, sizes, transaction, |this, transaction| {
+            this.databases()?.import(transaction, &id, &import_part(command))?;
+            Ok(reply::Kind::Done(pb::Done {}))
+        })
     }
 
     pub(crate) fn upgrade(
@@ -152,10 +196,13 @@ impl SqlCommands {
         transaction: &mut Transaction<'_>,
     ) -> Result<reply::Kind, Failure> {
         let id = database_id(named_database(command.database.as_ref())?);
-        let upgraded = match self.schema(&id.dbname, transaction)? {
-            Some(schema) => self.databases()?.upgrade(transaction, &id, &schema),
-            None => Ok(false),
-        };
+        let sizes = Sizes { dbname: &id.dbname, ..Sizes::default() };
+        let upgraded = self.measured(RequestKind::Upgrade, sizes, transaction, |this, transaction| {
+            match this.schema(&id.dbname, transaction)? {
+                Some(schema) => this.databases()?.upgrade(transaction, &id, &schema),
+                None => Ok(false),
+            }
+        });
         let upgraded = upgraded.inspect_err(|_| self.failed_upgrade = Some(id))?;
         Ok(reply::Kind::SqlUpgrade(pb::SqlUpgraded { upgraded }))
     }
@@ -175,6 +222,8 @@ impl SqlCommands {
 /// How statements are to be run.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Asked<'a> {
+    /// What they are counted as.
+    pub(super) kind: RequestKind,
     /// Each text may hold several statements.
     pub(super) scripts: bool,
     /// See [`Request::types_as_written`].

@@ -10,6 +10,7 @@
 mod calls;
 mod commands;
 mod messages;
+mod metrics;
 mod reads;
 mod requests;
 mod schema_cache;
@@ -22,6 +23,7 @@ pub use calls::databases_in_memory;
 pub(crate) use commands::SqlCommands;
 pub(crate) use messages::database_message;
 pub use messages::{database_id, result_sets};
+pub(crate) use metrics::{Owner, describe};
 pub(crate) use reads::SqlReads;
 pub use requests::{Readable, export_database};
 pub(crate) use schema_cache::SchemaCache;

@@ -10,11 +10,12 @@ use cirrus_engine::{ShardHead, View, named_database};
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::{SqlShardList, SqlShardListResult, query, query_result};
 use cirrus_proto::limits::SqlLimits;
-use cirrus_proto::v1::SqlQueryResponse;
+use cirrus_proto::v1::{SqlDatabase, SqlQueryResponse};
 use cirrus_replication::{Shard, SnapshotView, wall_clock};
 use cirrus_sql::{Databases, ListFilter, Request};
 
 use super::messages::{database_id, database_message, description_message, info_message, results, statements};
+use super::metrics::{Owner, RequestKind, Sizes, SqlMeters};
 use crate::catalog_view::{CATALOG_WAIT, CatalogHandle};
 use crate::read_pool::ReadPool;
 
@@ -22,7 +23,13 @@ use crate::read_pool::ReadPool;
 pub(crate) struct SqlReads {
     limits: SqlLimits,
     catalog: Arc<CatalogHandle>,
-    pool: ReadPool<Databases>,
+    pool: ReadPool<Reader>,
+}
+
+/// What a query is made with.
+struct Reader {
+    databases: Databases,
+    meters: SqlMeters,
 }
 
 impl SqlReads {
@@ -41,9 +48,37 @@ impl SqlReads {
         deadline: Instant,
     ) -> Result<query_result::Kind, Failure> {
         let catalog = self.catalog.clone();
-        let read = move |databases: &mut Databases, view: &SnapshotView<'_>| answer(databases, &catalog, view, &query);
-        self.pool.run(shard, deadline, || Databases::new(self.limits), read).await
+        let limits = self.limits;
+        let make = || Ok(Reader { databases: Databases::new(limits)?, meters: SqlMeters::new(Owner::Queries) });
+        let read = move |reader: &mut Reader, view: &SnapshotView<'_>| {
+            let (kind, sizes) = asked(&query);
+            let began = Instant::now();
+            let outcome = answer(&mut reader.databases, &catalog, view, &query);
+            reader.meters.record(kind, began.elapsed(), &outcome, 0, sizes);
+            reader.meters.follow(&reader.databases);
+            outcome
+        };
+        self.pool.run(shard, deadline, make, read).await
     }
+}
+
+/// What is asked for, and how much of it.
+fn asked(query: &query::Kind) -> (RequestKind, Sizes<'_>) {
+    match query {
+        query::Kind::SqlQuery(request) => {
+            let bytes = request.statements.iter().map(|statement| statement.sql.len()).sum();
+            let sizes = Sizes { dbname: dbname(&request.database), statements: request.statements.len(), bytes };
+            (RequestKind::Query, sizes)
+        }
+        query::Kind::SqlDescribe(request) => {
+            (RequestKind::Describe, Sizes { dbname: dbname(&request.database), ..Sizes::default() })
+        }
+        _ => (RequestKind::List, Sizes::default()),
+    }
+}
+
+fn dbname(database: &Option<SqlDatabase>) -> &str {
+    database.as_ref().map_or("", |database| &database.dbname)
 }
 
 fn answer(

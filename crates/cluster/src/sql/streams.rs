@@ -10,6 +10,7 @@ use cirrus_sql::{Databases, Part, Request};
 use prost::Message as _;
 
 use super::messages::{column_message, database_id, row_message, statements};
+use super::metrics::{Owner, RequestKind, Sizes, SqlMeters};
 use crate::catalog_view::CATALOG_WAIT;
 use crate::node::ClusterNode;
 
@@ -38,7 +39,15 @@ impl ClusterNode {
         let request = Request { schema: schema.as_deref(), ..Request::new(&id, &statements) };
         let mut messages = Messages { visit, next: SqlQueryStreamResponse::default(), bytes: 0 };
         // One of its own: what the pool of queries keeps open is for those that are short.
-        Databases::new(*limits)?.stream(&view, head.clock_ms, request, &mut |part| messages.take(part))
+        let mut databases = Databases::new(*limits)?;
+        let mut meters = SqlMeters::new(Owner::Queries);
+        let outcome = databases.stream(&view, head.clock_ms, request, &mut |part| messages.take(part));
+        let bytes = statements.iter().map(|statement| statement.sql.len()).sum();
+        let sizes = Sizes { dbname: &id.dbname, statements: statements.len(), bytes };
+        // Its own time, without its client's.
+        meters.record(RequestKind::Stream, databases.spent().cpu, &outcome, 0, sizes);
+        meters.follow(&databases);
+        outcome
     }
 }
 

@@ -43,7 +43,7 @@ impl Shard {
             head,
             limits,
             runtime: Runtime::new(limits, 0),
-            sql: SqlCommands::new(sql, None),
+            sql: SqlCommands::new(Owner::Queries, sql, None),
             version: 0,
             read_only: false,
         }
@@ -387,7 +387,7 @@ fn a_read_only_call_reads() {
 #[test]
 fn what_a_call_would_change_is_known() {
     let shard = Shard::with_accounts();
-    let mut sql = SqlCommands::new(SqlLimits::DEFAULT, None);
+    let mut sql = SqlCommands::new(Owner::Queries, SqlLimits::DEFAULT, None);
     let mut transaction = Transaction::new(&shard.state, shard.head, &shard.limits);
     let before = transaction.savepoint();
     assert!(changed_databases(&transaction, before).is_empty());
