@@ -1,7 +1,10 @@
 //! What a configuration must satisfy; each complaint names the key.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
+use figment::value::Value;
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{ConfigError, ServerConfig};
@@ -87,32 +90,7 @@ fn replication(config: &ServerConfig) -> Result<(), ConfigError> {
 
 fn limits(config: &ServerConfig) -> Result<(), ConfigError> {
     let limits = &config.limits;
-    let at_least_one: &[(&'static str, usize)] = &[
-        ("limits.key_bytes", limits.key_bytes),
-        ("limits.value_bytes", limits.value_bytes),
-        ("limits.write_set_bytes", limits.write_set_bytes),
-        ("limits.operations", limits.operations),
-        ("limits.library_bytes", limits.library_bytes),
-        ("limits.call_cpu_ms", limits.call_cpu_ms as usize),
-        ("limits.call_memory_bytes", limits.call_memory_bytes),
-        ("limits.call_reply_bytes", limits.call_reply_bytes),
-        ("limits.scan_page_pairs", limits.scan_page_pairs),
-        ("limits.scan_page_bytes", limits.scan_page_bytes),
-        ("limits.mailbox_commands", limits.mailbox_commands),
-        ("limits.session_replies", limits.session_replies),
-        ("limits.session_idle_ms", limits.session_idle_ms as usize),
-        ("limits.connections", limits.connections),
-        ("limits.streams_per_connection", limits.streams_per_connection as usize),
-        ("limits.requests_in_flight", limits.requests_in_flight),
-        ("limits.scan_streams", limits.scan_streams),
-        ("limits.pipeline_streams", limits.pipeline_streams),
-        ("limits.pipeline_requests", limits.pipeline_requests),
-        ("limits.pipeline_bytes", limits.pipeline_bytes),
-        ("limits.deadline_default_ms", limits.deadline_default_ms as usize),
-    ];
-    for (field, value) in at_least_one {
-        require(*value >= 1, field, "must be at least 1")?;
-    }
+    at_least_one("limits", limits)?;
     // What a request carries must fit in a message, with room for the message's own fields and, where a
     // request fails for its size, for saying so.
     let carried: &[(&'static str, usize)] = &[
@@ -149,9 +127,7 @@ fn procedures(config: &ServerConfig) -> Result<(), ConfigError> {
 }
 
 fn sql(config: &ServerConfig) -> Result<(), ConfigError> {
-    for (field, value) in config.sql.at_least_one() {
-        require(value >= 1, field, "must be at least 1")?;
-    }
+    at_least_one("sql", &config.sql)?;
     let page_bytes = config.sql.page_bytes;
     require(
         page_bytes.is_power_of_two() && (512..=65_536).contains(&page_bytes),
@@ -161,6 +137,16 @@ fn sql(config: &ServerConfig) -> Result<(), ConfigError> {
     let (reply_bytes, most) = (config.sql.reply_bytes, MESSAGE_BYTES_MAX / 2);
     let problem = format!("{reply_bytes} is above {most}, half the largest message");
     require(reply_bytes <= most, "sql.reply_bytes", problem)
+}
+
+/// Every number of a section must be above 0.
+fn at_least_one(section: &str, values: &impl Serialize) -> Result<(), ConfigError> {
+    let values = Value::serialize(values).expect("a section is a dictionary of plain values");
+    let zero = values.as_dict().into_iter().flatten().find(|(_, value)| value.to_u128() == Some(0));
+    match zero {
+        Some((key, _)) => Err(invalid(format!("{section}.{key}"), "must be at least 1")),
+        None => Ok(()),
+    }
 }
 
 /// Splits "host:port"; a host of IPv6 stands in brackets.
@@ -187,6 +173,6 @@ fn require(holds: bool, field: &'static str, problem: impl Into<String>) -> Resu
     if holds { Ok(()) } else { Err(invalid(field, problem)) }
 }
 
-fn invalid(field: &'static str, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Invalid { field, problem: problem.into() }
+fn invalid(field: impl Into<Cow<'static, str>>, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid { field: field.into(), problem: problem.into() }
 }

@@ -69,30 +69,6 @@ impl SqlSection {
             open_bytes: self.open_bytes,
         }
     }
-
-    /// Every limit that must be above 0, with its key.
-    pub(crate) fn at_least_one(&self) -> [(&'static str, usize); 18] {
-        [
-            ("sql.database_bytes", self.database_bytes),
-            ("sql.user_bytes", self.user_bytes),
-            ("sql.dbname_bytes", self.dbname_bytes),
-            ("sql.statements", self.statements),
-            ("sql.sql_bytes", self.sql_bytes),
-            ("sql.value_bytes", self.value_bytes),
-            ("sql.cpu_ms", self.cpu_ms as usize),
-            ("sql.upgrade_cpu_ms", self.upgrade_cpu_ms as usize),
-            ("sql.import_cpu_ms", self.import_cpu_ms as usize),
-            ("sql.memory_bytes", self.memory_bytes),
-            ("sql.reply_rows", self.reply_rows),
-            ("sql.reply_bytes", self.reply_bytes),
-            ("sql.list_databases", self.list_databases),
-            ("sql.open_databases", self.open_databases),
-            ("sql.open_bytes", self.open_bytes),
-            ("sql.imports", self.imports),
-            ("sql.exports", self.exports),
-            ("sql.http_body_bytes", self.http_body_bytes),
-        ]
-    }
 }
 
 impl Default for SqlSection {
