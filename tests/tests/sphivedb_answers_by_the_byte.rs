@@ -155,7 +155,7 @@ async fn requests_that_are_none() -> TestResult {
         (call("remove", "10", "u", "notes"), failed(-1, "invalid dbfile")),
         (call("execute", "0", "u", "nothing"), failed(-1, "invalid dbname")),
         (call("remove", "0", "u", ""), failed(-1, "invalid dbname")),
-        (call("execute", "0", "", "notes"), failed(-1, "user: must not be empty")),
+        (call("execute", "0", "", "notes"), failed(-1, "database.user: must not be empty")),
         (
             call("remove", "0", "nobody", "notes"),
             failed(-1, "there is no database \"notes\" of user \"nobody\" in dbfile 0"),
@@ -247,9 +247,9 @@ async fn statements() -> TestResult {
         (vec!["insert into note(id) values (8) returning id"], {
             results(&[rows(&["id"], &["INTEGER"], json!([["8"]]))])
         }),
-        (vec!["delete from note where id = 8; create table extra(v int)"], results(&[wrote(1, 0)])),
+        (vec!["delete from note where id = 8; create table extra(v int)"], results(&[wrote(0, 0)])),
         (vec!["insert into extra values (1)", "select v from extra", "drop table extra"], {
-            results(&[wrote(1, 1), rows(&["v"], &["int"], json!([["1"]])), wrote(1, 1)])
+            results(&[wrote(1, 1), rows(&["v"], &["int"], json!([["1"]])), wrote(0, 1)])
         }),
         // SQLite's errors have its codes and messages.
         (vec!["selec 1"], failed(1, "near \"selec\": syntax error")),

@@ -100,7 +100,7 @@ fn main() {
             query(shard);
         });
 
-        let (_, held_bytes) = shard.databases.open();
+        let held_bytes = shard.databases.statistics().open_bytes;
         let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 60000) \
                     INSERT INTO addrbook(gid, addr, freq) SELECT 1, hex(randomblob(60)), 0 FROM n";
         shard.execute(Statement::new(fill));

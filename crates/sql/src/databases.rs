@@ -131,11 +131,6 @@ impl Databases {
         &self.limits
     }
 
-    /// How many databases are open, and what SQLite holds for them, bytes.
-    pub fn open(&self) -> (usize, usize) {
-        (self.open.count(), self.open.held_bytes())
-    }
-
     /// What the last request used, also where it failed.
     pub fn spent(&self) -> Spent {
         self.spent
@@ -143,8 +138,7 @@ impl Databases {
 
     /// What they hold, and what they did.
     pub fn statistics(&self) -> Statistics {
-        let (open, open_bytes) = self.open();
-        Statistics { open, open_bytes, ..self.counted }
+        Statistics { open: self.open.count(), open_bytes: self.open.held_bytes(), ..self.counted }
     }
 
     /// Closes a database: what is stored is about to be another.

@@ -184,11 +184,11 @@ fn a_text_is_one_statement_unless_it_is_a_script() {
 fn requests_leave_nothing_to_the_next_on_the_same_connection() {
     let mut shard = Shard::new();
     shard.execute(&book(), &["CREATE TABLE t(v UNIQUE)", "INSERT INTO t VALUES (1)"].map(Statement::new)).unwrap();
-    assert_eq!(shard.databases.open().0, 1);
+    assert_eq!(shard.databases.statistics().open, 1);
     assert_eq!(shard.sql(&book(), "SELECT last_insert_rowid()").unwrap().rows, [[Cell::Integer(0)]]);
     assert_eq!(shard.sql(&book(), "CREATE TABLE u(v)").unwrap().affected_rows, 0);
     shard.sql(&book(), "CREATE TEMP TABLE secret(v)").unwrap();
-    assert_eq!(shard.databases.open().0, 0, "a connection with temporary tables is closed");
+    assert_eq!(shard.databases.statistics().open, 0, "a connection with temporary tables is closed");
     assert_eq!(shard.sql(&book(), "SELECT * FROM secret").unwrap_err().message, "no such table: secret");
 
     let references = "CREATE TABLE child(v REFERENCES t(v) DEFERRABLE INITIALLY DEFERRED)";
@@ -309,7 +309,7 @@ fn a_state_that_cannot_be_read_fails_the_request_and_says_so() {
     let failure = shard.databases.query(&broken, 0, Request::new(&id, &statements)).unwrap_err();
     assert_eq!(failure.reason, Reason::Internal);
     assert!(failure.message.contains("bytes out of reach"), "{failure}");
-    assert_eq!(shard.databases.open().0, 0);
+    assert_eq!(shard.databases.statistics().open, 0);
     assert_eq!(shard.query(&book(), "SELECT v FROM t").unwrap().rows, [[Cell::Integer(1)]]);
 }
 

@@ -204,7 +204,7 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
                     shard.state.apply(&effects);
                     shard.head = head;
                 }
-                prop_assert!(databases.open().0 <= 2);
+                prop_assert!(databases.statistics().open <= 2);
             }
         }
     }

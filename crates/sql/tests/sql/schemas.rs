@@ -48,6 +48,29 @@ fn a_database_has_its_schema_from_its_first_request_on() {
 }
 
 #[test]
+fn what_was_opened_written_and_upgraded_is_counted() {
+    let mut shard = Shard::new();
+    let first = schema(1, BOOK_1, &[]);
+    let created = execute(&mut shard, &first, "INSERT INTO addrbook(addr) VALUES ('a@x'), ('a@x')").unwrap().stored;
+    let inserted = execute(&mut shard, &first, "INSERT INTO addrbook(addr) VALUES ('b@x')").unwrap().stored;
+    let counted = shard.databases.statistics();
+    assert_eq!((counted.opened, counted.found_open, counted.open), (1, 1, 1));
+    assert_eq!(counted.pages_written, (created.pages + inserted.pages) as u64);
+    assert!(counted.pages_written > 0 && counted.open_bytes > 10_000, "{counted:?}");
+    assert_eq!((counted.upgrades, counted.failed_upgrades), (1, 0));
+
+    // A statement that fails leaves the connection; an upgrade that fails, as a query's, takes it along.
+    execute(&mut shard, &first, "INSERT INTO nowhere VALUES (1)").unwrap_err();
+    execute(&mut shard, &schema(2, BOOK_2, &[]), "SELECT 1").unwrap_err();
+    let counted = shard.databases.statistics();
+    assert_eq!((counted.opened, counted.found_open, counted.open), (1, 3, 0));
+    assert_eq!((counted.upgrades, counted.failed_upgrades), (1, 1));
+    // A query makes an upgrade and forgets it.
+    rows(&mut shard, &schema(2, &BOOK_2.replace("UNIQUE INDEX", "INDEX"), &[]), "SELECT * FROM often");
+    assert_eq!(shard.databases.statistics().upgrades, 1);
+}
+
+#[test]
 fn a_later_version_adds_what_is_missing_and_drops_nothing() {
     let mut shard = Shard::new();
     execute(&mut shard, &schema(1, BOOK_1, &[]), "INSERT INTO addrbook(addr) VALUES ('a@x')").unwrap();
