@@ -3,7 +3,7 @@
 //! Each file under `tests/` holds one promise of the system and is named for it. This library owns what they
 //! share:
 //! - [`cluster`] starts `cirrus serve` processes, kills, pauses and restarts them, and [`wait`]s until they are ready;
-//! - [`shards`] and [`http`] read what nodes say of themselves;
+//! - [`shards`] and [`http`] read what nodes say of themselves, [`replicas`] compares what they hold;
 //! - [`network`] stands between the nodes and cuts links, in one direction or both;
 //! - [`node_client`] speaks to one node without retries, and tells a refusal from an unknown outcome;
 //! - [`command_line`] runs the binary as people and scripts do;
@@ -25,6 +25,7 @@ pub mod http;
 pub mod network;
 pub mod node_client;
 pub mod outcome;
+pub mod replicas;
 pub mod shards;
 pub mod sql;
 pub mod sql_logic;

@@ -116,6 +116,7 @@ async fn with_every_transfer_that_was_acknowledged_made_once() -> TestResult {
             assert_eq!(balance("savings")? + balance("checking")?, BALANCE);
         }
     }
+    cluster.identical_replicas(vec![]).await?;
     Ok(())
 }
 
@@ -171,5 +172,6 @@ async fn with_a_follower_that_returns_by_snapshot() -> TestResult {
         let opened = open_exported(&found, cluster.directory()?)?;
         assert_eq!(opened.query_row("SELECT count(*) FROM notes", [], |row| row.get::<_, i64>(0))?, 60);
     }
+    cluster.identical_replicas(vec![]).await?;
     Ok(())
 }

@@ -100,5 +100,6 @@ async fn clients_see_one_order_through_all_faults() -> TestResult {
     assert_linearizable(&retried.history());
     let (operations, unknown) = retried.counts();
     assert!(unknown == 0, "{unknown} of {operations} retried requests ended unknown");
+    cluster.identical_replicas(vec![]).await?;
     Ok(())
 }

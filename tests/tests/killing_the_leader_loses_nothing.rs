@@ -56,6 +56,7 @@ async fn writes_resume_and_nothing_acknowledged_is_lost() -> TestResult {
         outages.push(outage);
         assert!(unknown < operations / 10, "{unknown} of {operations} outcomes are unknown");
         cluster.wait_ready().await?;
+        cluster.identical_replicas(vec![]).await?;
     }
     outages.sort_unstable();
     assert!(outages[ROUNDS / 2] < OUTAGE_PROMISED, "writes resumed after {outages:?}");

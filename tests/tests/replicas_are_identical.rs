@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cirrus_client::Client;
-use cirrus_proto::v1::{
-    ReadConsistency, SqlDatabase, SqlStatement, VerifiedReplica, VerifyOutcome, VerifyRequest, VerifyResponse,
-};
+use cirrus_proto::v1::{ReadConsistency, SqlDatabase, SqlStatement, VerifyOutcome, VerifyRequest};
 use cirrus_tests::cluster::{ClusterOptions, TestCluster, cirrus_binary};
 use cirrus_tests::outcome::TestResult;
+use cirrus_tests::replicas::verify;
 use cirrus_tests::sql::{database, integer, rows, statement};
 use cirrus_tests::wait::eventually;
 use serde_json::Value;
@@ -44,23 +43,6 @@ async fn create(client: &Client, one: &SqlDatabase) -> Result<()> {
     ];
     client.execute_sql(one.clone(), statements).await?;
     Ok(())
-}
-
-/// What is found of all shards, or of one.
-async fn verify(client: &Client, shard_ids: Vec<u32>) -> Result<Vec<VerifyResponse>> {
-    let mut shards = Vec::new();
-    client.verify(VerifyRequest { shard_ids, bytes_per_second: 0 }, |shard| shards.push(shard)).await?;
-    Ok(shards)
-}
-
-fn assert_identical(shards: &[VerifyResponse]) {
-    for shard in shards {
-        assert_eq!(shard.outcome(), VerifyOutcome::Identical, "{shard:?}");
-        assert_eq!(shard.replicas.iter().map(|replica| replica.node_id).collect::<Vec<_>>(), [1, 2, 3]);
-        assert!(shard.log_index > 0 && shard.replicas.iter().all(|replica| replica.hash.len() == 32), "{shard:?}");
-        let same = |one: &VerifiedReplica| (one.hash.clone(), one.keys, one.bytes);
-        assert!(shard.replicas.iter().all(|replica| same(replica) == same(&shard.replicas[0])), "{shard:?}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,7 +81,7 @@ async fn after_random_writes_and_a_leaders_death() -> TestResult {
     };
     wait_for(300).await?;
     // While they are written to.
-    assert_identical(&verify(&client, vec![1, 2]).await?);
+    cluster.identical_replicas(vec![1, 2]).await?;
     let leader = cluster.leader_of_shard(1).await?;
     cluster.kill9(leader).await?;
     wait_for(300).await?;
@@ -117,9 +99,8 @@ async fn after_random_writes_and_a_leaders_death() -> TestResult {
     }
     cluster.wait_ready().await?;
 
-    let shards = verify(&client, vec![]).await?;
+    let shards = cluster.identical_replicas(vec![]).await?;
     assert_eq!(shards.iter().map(|shard| shard.shard_id).collect::<Vec<_>>(), [0, 1, 2]);
-    assert_identical(&shards);
     let bytes: u64 = shards.iter().map(|shard| shard.replicas[0].bytes).sum();
     eprintln!("{} requests, {bytes} bytes in {} shards are the same on all nodes", written.load(Ordering::Relaxed), 3);
     // It was worth comparing: what was drawn is there, and no two draws are the same.
@@ -202,6 +183,10 @@ async fn or_else_it_is_found() -> TestResult {
     let unknown = cluster_verify(&cluster, &["--shard", "9"]).await?;
     assert_eq!(unknown.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no shard 9; the last is 2"), "{unknown:?}");
+
+    let slow = VerifyRequest { bytes_per_second: 1000, ..Default::default() };
+    let refused = client.verify(slow, |_| ()).await.unwrap_err();
+    assert!(refused.to_string().contains("bytes_per_second: 1000 is below the least"), "{refused}");
 
     // A node that is down leaves the answer open.
     cluster.stop(2).await?;
