@@ -167,12 +167,12 @@ async fn requests_that_are_none() -> TestResult {
     }
     cases.push((r#"{"method":"drop","params":[]}"#.to_owned(), error(-32601, "Method not found.", "null")));
     let count = check(&cluster, cases).await?;
-    println!("{count} requests that are none");
+    eprintln!("{count} requests that are none");
 
     // What is no UTF-8 is no JSON.
     let malformed_utf8 = [&br#"{"method":"execute","params":[],"id":""#[..], b"\xff\xfe", b"\"}"].concat();
     let found = post(&cluster, 2, "/sphivedb", malformed_utf8).await?;
-    assert_eq!(found, malformed("invalid unicode code point at line 1 column 40"));
+    assert_eq!(found, malformed("invalid unicode code point at line 1 column 39"));
 
     // Nothing of all this created a database.
     for node_id in cluster.node_ids() {
@@ -292,7 +292,7 @@ async fn statements() -> TestResult {
     ];
     let cases = cases.into_iter().map(|(sql, expected)| (execute("ada", "notes", &sql), expected));
     let count = check(&cluster, cases).await?;
-    println!("{count} lists of statements");
+    eprintln!("{count} lists of statements");
 
     // Unicode escapes in the body, which no library wrote.
     let escaped = r#"{"id":1,"params":[{"sql":["select '\u0041\u00e9\ud83d\ude00\/' as \"\u0071\""],"dbname":"notes",

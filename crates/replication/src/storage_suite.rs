@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use cirrus_storage::{LogConfig, NodeLog, ShardState, SharedResources, StorageConfig};
 use openraft::errors::ErrorSource as _;

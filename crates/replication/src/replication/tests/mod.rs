@@ -440,4 +440,18 @@ impl NodeRpc for NodeService {
     async fn join(&self, _: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
         Err(Status::unimplemented("not asked in these tests"))
     }
+
+    async fn describe_replica(
+        &self,
+        _: Request<pb::DescribeReplicaRequest>,
+    ) -> Result<Response<pb::DescribeReplicaResponse>, Status> {
+        Err(Status::unimplemented("not asked in these tests"))
+    }
+
+    async fn hash_replica(
+        &self,
+        _: Request<pb::HashReplicaRequest>,
+    ) -> Result<Response<pb::HashReplicaResponse>, Status> {
+        Err(Status::unimplemented("not asked in these tests"))
+    }
 }

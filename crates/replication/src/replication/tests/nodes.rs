@@ -1,11 +1,13 @@
 //! Three nodes over real connections.
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cirrus_proto::Reason;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 
-use super::{Cluster, Settings, TestNode, put, soon, until, value};
+use super::{BOUND, Cluster, Settings, TestNode, put, soon, until, value};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_reach_every_node_and_an_idle_leader_still_knows_that_it_leads() {
@@ -20,6 +22,48 @@ async fn entries_reach_every_node_and_an_idle_leader_still_knows_that_it_leads()
     for node in &cluster.0 {
         until("its links are up", || (1..=3).all(|peer| peer == node.id || node.replication.is_connected(peer))).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_are_written_to_are_hashed_at_one_entry() {
+    const RATE: u64 = 1 << 40;
+    let cluster = Cluster::start(3, Settings::default()).await;
+    let ends = AtomicBool::new(false);
+    let write = async |writer: usize| {
+        for nth in 0.. {
+            if ends.load(Ordering::Relaxed) {
+                break;
+            }
+            cluster.put(&format!("key{writer}"), &nth.to_string()).await;
+        }
+    };
+    let hash = async {
+        let mut hashes = HashSet::new();
+        for _ in 0..10 {
+            let applied = cluster.0.iter().map(|node| node.shard().applied_next()).max().unwrap();
+            let index = applied + 20;
+            let shards: Vec<_> = cluster.0.iter().map(TestNode::shard).collect();
+            let hashed = join_all(shards.iter().map(|shard| shard.hash_state(index, BOUND, RATE))).await;
+            let hashed: Vec<_> = hashed.into_iter().map(Result::unwrap).collect();
+            for one in &hashed {
+                assert_eq!(one.applied.log_id.unwrap().index, index);
+                assert_eq!((one.hash, one.keys, one.bytes), (hashed[0].hash, hashed[0].keys, hashed[0].bytes));
+            }
+            hashes.insert(hashed[0].hash);
+        }
+        ends.store(true, Ordering::Relaxed);
+        hashes.len()
+    };
+    let (hashes, _) = join(hash, join_all((0..4).map(write))).await;
+    assert_eq!(hashes, 10, "each entry changes the state");
+
+    // What is past already is hashed as it is, and what does not come is not waited for.
+    let shard = cluster.0[1].shard();
+    let last = shard.applied_next() - 1;
+    assert!(shard.hash_state(1, BOUND, RATE).await.unwrap().applied.log_id.unwrap().index >= last);
+    let failure = shard.hash_state(last + 1000, Duration::from_millis(100), RATE).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::DeadlineExceeded);
+    cluster.put("last", "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
