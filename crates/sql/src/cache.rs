@@ -97,6 +97,8 @@ mod tests {
         assert!(databases.take(&id(0), 1).is_some() && databases.take(&id(2), 1).is_some());
 
         databases.put(&id(9), open(1, 990));
+        assert_eq!((databases.count(), databases.held_bytes()), (2, 1000), "only as many are closed as it takes");
+        databases.put(&id(10), open(1, 1001));
         assert_eq!((databases.count(), databases.held_bytes()), (0, 0), "one that holds too much is not kept");
     }
 
