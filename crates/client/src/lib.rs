@@ -40,6 +40,7 @@ mod router;
 mod scan;
 mod shard_map;
 mod sql;
+mod sql_parts;
 mod verify;
 
 pub use client::Client;
@@ -48,5 +49,6 @@ pub use error::ClientError;
 pub use logs::{LogEvent, Logs};
 pub use pipeline::{PipelineReceiver, PipelineSender};
 pub use scan::Scan;
+pub use sql_parts::SqlParts;
 
 pub use cirrus_proto::{Advice, Failure, Reason, v1};

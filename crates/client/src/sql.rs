@@ -8,8 +8,8 @@ use cirrus_proto::v1::{
     SqlDatabase, SqlDescribeRequest, SqlDescribeResponse, SqlExecuteRequest, SqlExecuteResponse, SqlExportRequest,
     SqlExportResponse, SqlGetSchemaRequest, SqlImportRequest, SqlImportResponse, SqlListRequest, SqlListResponse,
     SqlListSchemasRequest, SqlMigrateDatabasesRequest, SqlMigrateDatabasesResponse, SqlPutSchemaRequest,
-    SqlPutSchemaResponse, SqlPutSphivedbSettingsRequest, SqlQueryRequest, SqlQueryResponse, SqlQueryStreamRequest,
-    SqlQueryStreamResponse, SqlRemoveRequest, SqlSchema, SqlSchemaStatusRequest, SqlSchemaStatusResponse, SqlStatement,
+    SqlPutSchemaResponse, SqlPutSphivedbSettingsRequest, SqlQueryRequest, SqlQueryResponse, SqlRemoveRequest,
+    SqlSchema, SqlSchemaStatusRequest, SqlSchemaStatusResponse, SqlStatement,
 };
 use http::uri::PathAndQuery;
 use tokio::time::timeout_at;
@@ -22,7 +22,6 @@ use crate::policy::Trouble;
 use crate::request::{Route, user};
 use crate::{Client, ClientError};
 
-const QUERY_STREAM: &str = "/cirrus.v1.Sql/QueryStream";
 const EXPORT: &str = "/cirrus.v1.Sql/Export";
 const IMPORT: &str = "/cirrus.v1.Sql/Import";
 const MIGRATE: &str = "/cirrus.v1.Sql/MigrateDatabases";
@@ -48,23 +47,6 @@ impl Client {
     /// Runs statements that only read, as fresh as the request asks.
     pub async fn query_sql(&self, request: SqlQueryRequest) -> Result<SqlQueryResponse, ClientError> {
         self.execute(request).await
-    }
-
-    /// Runs statements that only read, with results of any size: `parts` takes them as they come. Where it is slow, so is
-    /// the query, within the client's timeout. One attempt, since parts that were taken cannot be taken back.
-    pub async fn stream_sql(
-        &self,
-        request: SqlQueryStreamRequest,
-        mut parts: impl FnMut(SqlQueryStreamResponse),
-    ) -> Result<(), ClientError> {
-        let limit = self.timeout();
-        let deadline = Instant::now() + limit;
-        let node = self.router().choose(user(request.database.as_ref()), None);
-        let streamed = match timeout_at(deadline.into(), stream(&node, request, limit, &mut parts)).await {
-            Ok(streamed) => streamed,
-            Err(_) => Err(Trouble::TimedOut(limit)),
-        };
-        streamed.map_err(|trouble| trouble.into_error(node.address(), false))
     }
 
     /// Removes a database.
@@ -165,25 +147,6 @@ impl Client {
             trouble.into_error(node.address(), unknown)
         })
     }
-}
-
-async fn stream(
-    node: &Arc<Node>,
-    request: SqlQueryStreamRequest,
-    limit: std::time::Duration,
-    parts: &mut impl FnMut(SqlQueryStreamResponse),
-) -> Result<(), Trouble> {
-    let connection = node.connection(limit).await.map_err(Trouble::NotSent)?;
-    let mut message = Request::new(request);
-    message.set_timeout(limit);
-    let method = PathAndQuery::from_static(QUERY_STREAM);
-    let answer = grpc(connection).server_streaming(message, method, ProstCodec::default()).await;
-    let mut messages: Streaming<SqlQueryStreamResponse> =
-        answer.map_err(|status| Trouble::from_status(&status))?.into_inner();
-    while let Some(part) = messages.message().await.map_err(|status| Trouble::from_status(&status))? {
-        parts(part);
-    }
-    Ok(())
 }
 
 async fn export(node: &Arc<Node>, request: &SqlExportRequest, limit: std::time::Duration) -> Result<Bytes, Trouble> {

@@ -135,6 +135,8 @@ reasons! {
     SqlTooLarge = "SQL_TOO_LARGE", InvalidArgument, FixRequest;
     /// The results have more rows or bytes than the limit.
     SqlReplyTooLarge = "SQL_REPLY_TOO_LARGE", Aborted, FixRequest;
+    /// The client took nothing of a stream for longer than the limit.
+    StreamIdle = "STREAM_IDLE", Aborted, FixRequest;
     /// The database would be larger than the limit.
     DatabaseTooLarge = "DATABASE_TOO_LARGE", FailedPrecondition, FixRequest;
     /// There is no such database.

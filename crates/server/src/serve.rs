@@ -127,10 +127,9 @@ pub async fn run(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Re
     });
     // Nobody else sets it.
     let _ = late_edge.set(Arc::clone(&edge));
-    let peers = Peers::default();
     let scans = Scans::new(Arc::clone(&edge), limits.scan_streams);
-    let pipelines = Pipelines::new(Arc::clone(&edge), limits, peers.clone(), stop.streams.subscribe());
-    let sql = SqlService::new(Arc::clone(&edge), peers, config.sql.imports, config.sql.exports);
+    let pipelines = Pipelines::new(Arc::clone(&edge), limits, Peers::default(), stop.streams.subscribe());
+    let sql = SqlService::new(Arc::clone(&edge), &config.sql);
     let mut under_way = vec![edge.requests.clone(), scans.admission().clone(), pipelines.admission().clone()];
     under_way.extend(sql.admissions());
     let key_value = KeyValueService::new(Arc::clone(&edge), scans, Arc::new(pipelines));

@@ -24,6 +24,8 @@ const SUSPEND_AFTER_KILLS_MAX: u32 = 1000;
 /// Each is up to a few kibibytes, and whoever asks for them gets those of all nodes.
 const LOG_LINES_KEPT_MAX: usize = 10_000;
 
+/// Each has a thread of those for what blocks, of which there are 512.
+const SQL_QUERY_STREAMS_MAX: usize = 256;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Checks what types cannot express.
@@ -134,6 +136,8 @@ fn sql(config: &ServerConfig) -> Result<(), ConfigError> {
         "sql.page_bytes",
         format!("{page_bytes} is not a power of two from 512 to 65536"),
     )?;
+    let (streams, most) = (config.sql.query_streams, SQL_QUERY_STREAMS_MAX);
+    require(streams <= most, "sql.query_streams", format!("{streams} is above {most}"))?;
     let (reply_bytes, most) = (config.sql.reply_bytes, MESSAGE_BYTES_MAX / 2);
     let problem = format!("{reply_bytes} is above {most}, half the largest message");
     require(reply_bytes <= most, "sql.reply_bytes", problem)

@@ -43,6 +43,10 @@ pub struct SqlSection {
     pub imports: usize,
     /// Exports under way on the node.
     pub exports: usize,
+    /// Queries under way on the node whose results stream. Each has a thread, and holds a snapshot of its shard's state.
+    pub query_streams: usize,
+    /// How long the client of a query stream or an export may take nothing of it, milliseconds.
+    pub stream_idle_ms: u64,
     /// Longest body of a request to POST /sphivedb, bytes; above it, the answer is 413.
     pub http_body_bytes: usize,
 }
@@ -93,6 +97,8 @@ impl Default for SqlSection {
             open_bytes: limits.open_bytes,
             imports: 4,
             exports: 16,
+            query_streams: 64,
+            stream_idle_ms: 10_000,
             http_body_bytes: 4 * 1024 * 1024,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use cirrus_cluster::sql::{Readable, export_database};
@@ -26,13 +26,14 @@ pub(super) struct Exports {
     edge: Arc<Edge>,
     peers: Peers,
     admission: Admission,
+    idle: Duration,
     rpc: Rpc,
 }
 
 impl Exports {
-    pub(super) fn new(edge: Arc<Edge>, peers: Peers, exports_max: usize) -> Exports {
+    pub(super) fn new(edge: Arc<Edge>, peers: Peers, exports_max: usize, idle: Duration) -> Exports {
         let admission = Admission::new("exports", exports_max);
-        Exports { edge, peers, admission, rpc: Rpc::new("Sql/Export") }
+        Exports { edge, peers, admission, idle, rpc: Rpc::new("Sql/Export") }
     }
 
     /// Exports under way.
@@ -60,7 +61,7 @@ impl Exports {
         check_consistency(request.consistency)?;
         let consistency = request.consistency();
         let readable = locate(edge, &metadata, request.database.as_ref(), consistency, deadline).await?;
-        let (outflow, stream) = Outflow::new("export", deadline, admitted);
+        let (outflow, stream) = Outflow::new("export", deadline, self.idle, admitted);
         match readable {
             Readable::Here(shard) => {
                 let edge = Arc::clone(edge);

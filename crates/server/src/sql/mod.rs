@@ -7,6 +7,7 @@ mod outflow;
 mod query_stream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cirrus_cluster::Routed;
 use cirrus_proto::Failure;
@@ -28,15 +29,13 @@ use self::export::Exports;
 use self::outflow::Stream;
 use self::query_stream::QueryStreams;
 use crate::admission::Admission;
+use crate::config::SqlSection;
 use crate::edge::{Arrival, Edge, check_consistency, code_of, mismatched_reply, read_span, respond};
 use crate::observation::Rpc;
 use crate::peers::Peers;
 
 /// Walks of MigrateDatabases under way on the node.
 const MIGRATIONS_MAX: usize = 8;
-
-/// Queries under way on the node whose results stream. Each has a thread, and holds a snapshot of its shard's state.
-const QUERY_STREAMS_MAX: usize = 64;
 
 /// Serves SQLite databases.
 pub(crate) struct SqlService {
@@ -60,11 +59,13 @@ pub(crate) struct SqlService {
 }
 
 impl SqlService {
-    pub(crate) fn new(edge: Arc<Edge>, peers: Peers, imports_max: usize, exports_max: usize) -> Self {
+    pub(crate) fn new(edge: Arc<Edge>, config: &SqlSection) -> Self {
+        let idle = Duration::from_millis(config.stream_idle_ms);
+        let peers = Peers::for_slow_streams(config.exports.saturating_add(config.query_streams));
         SqlService {
-            exports: Exports::new(Arc::clone(&edge), peers.clone(), exports_max),
-            query_streams: QueryStreams::new(Arc::clone(&edge), peers, QUERY_STREAMS_MAX),
-            imports: Admission::new("imports", imports_max),
+            exports: Exports::new(Arc::clone(&edge), peers.clone(), config.exports, idle),
+            query_streams: QueryStreams::new(Arc::clone(&edge), peers, config.query_streams, idle),
+            imports: Admission::new("imports", config.imports),
             migrations: Admission::new("migrations", MIGRATIONS_MAX),
             edge,
             execute: Rpc::new("Sql/Execute"),

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cirrus_cluster::sql::Readable;
 use cirrus_proto::v1::{ReadConsistency, SqlDatabase};
@@ -29,16 +29,18 @@ pub(super) struct Outflow<T> {
     what: &'static str,
     messages: mpsc::Sender<Result<T, Status>>,
     deadline: Instant,
+    /// How long the client may take nothing.
+    idle: Duration,
     runtime: Handle,
     ended: Result<(), Failure>,
     _admitted: Admitted,
 }
 
 impl<T: Send + 'static> Outflow<T> {
-    pub(super) fn new(what: &'static str, deadline: Instant, admitted: Admitted) -> (Self, Stream<T>) {
+    pub(super) fn new(what: &'static str, deadline: Instant, idle: Duration, admitted: Admitted) -> (Self, Stream<T>) {
         let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
         let runtime = Handle::current();
-        let outflow = Outflow { what, messages, deadline, runtime, ended: Ok(()), _admitted: admitted };
+        let outflow = Outflow { what, messages, deadline, idle, runtime, ended: Ok(()), _admitted: admitted };
         (outflow, ReceiverStream::new(stream))
     }
 
@@ -46,13 +48,28 @@ impl<T: Send + 'static> Outflow<T> {
         Failure::new(Reason::DeadlineExceeded, format!("the {} did not end before its deadline", self.what))
     }
 
-    /// Waits until there is room. Breaks where the client went away, or stood still until the deadline.
+    /// Why nothing more is sent to a client that did not take a message in time.
+    fn not_taken(&self) -> Failure {
+        if Instant::now() >= self.deadline {
+            return self.late();
+        }
+        let limit_ms = self.idle.as_millis();
+        let problem = format!("the client took nothing of the {} for more than {limit_ms} ms", self.what);
+        Failure::new(Reason::StreamIdle, problem).with("limit", limit_ms)
+    }
+
+    /// When a message must have been taken.
+    fn taken_by(&self) -> tokio::time::Instant {
+        self.deadline.min(Instant::now() + self.idle).into()
+    }
+
+    /// Waits until there is room. Breaks where the client went away, or stood still for too long.
     pub(super) fn send(&mut self, message: T) -> ControlFlow<()> {
-        match self.runtime.block_on(timeout_at(self.deadline.into(), self.messages.send(Ok(message)))) {
+        match self.runtime.block_on(timeout_at(self.taken_by(), self.messages.send(Ok(message)))) {
             Ok(Ok(())) => ControlFlow::Continue(()),
             Ok(Err(_)) => ControlFlow::Break(()),
             Err(_) => {
-                self.ended = Err(self.late());
+                self.ended = Err(self.not_taken());
                 ControlFlow::Break(())
             }
         }
@@ -77,15 +94,15 @@ impl<T: Send + 'static> Outflow<T> {
                 Err(_) => Err(self.late().into()),
             };
             let ends = message.is_err();
-            let sent = timeout_at(self.deadline.into(), self.messages.send(message)).await;
+            let sent = timeout_at(self.taken_by(), self.messages.send(message)).await;
             match sent {
                 Ok(Ok(())) if !ends => {}
                 Ok(_) => return,
                 Err(_) => {
-                    let late = self.late();
-                    // As in `end`; the leader's stream is given up now.
+                    let failure = self.not_taken();
+                    // The leader's stream is given up now.
                     drop(from);
-                    let _ = self.messages.send(Err(late.into())).await;
+                    self.end(Err(failure));
                     return;
                 }
             }
@@ -93,7 +110,7 @@ impl<T: Send + 'static> Outflow<T> {
     }
 }
 
-/// When a stream ends at the latest. A reader that stands still holds the state's snapshot: where nothing is stated, the longest
+/// When a stream ends at the latest. A reader that is slow holds the state's snapshot: where nothing is stated, the longest
 /// deadline ends it.
 pub(super) fn deadline(edge: &Edge, metadata: &MetadataMap, now: Instant) -> Result<Instant, Failure> {
     Ok(edge.deadlines.stated(now, metadata)?.unwrap_or(now + edge.deadlines.longest))

@@ -1,7 +1,7 @@
 //! `Sql.QueryStream`: results of any size, from the replica that may be read, here or on the shard's leader.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cirrus_cluster::sql::Readable;
 use cirrus_proto::Failure;
@@ -20,13 +20,14 @@ pub(super) struct QueryStreams {
     edge: Arc<Edge>,
     peers: Peers,
     admission: Admission,
+    idle: Duration,
     rpc: Rpc,
 }
 
 impl QueryStreams {
-    pub(super) fn new(edge: Arc<Edge>, peers: Peers, streams_max: usize) -> QueryStreams {
+    pub(super) fn new(edge: Arc<Edge>, peers: Peers, streams_max: usize, idle: Duration) -> QueryStreams {
         let admission = Admission::new("query streams", streams_max);
-        QueryStreams { edge, peers, admission, rpc: Rpc::new("Sql/QueryStream") }
+        QueryStreams { edge, peers, admission, idle, rpc: Rpc::new("Sql/QueryStream") }
     }
 
     /// Streams under way.
@@ -58,7 +59,7 @@ impl QueryStreams {
         cirrus_engine::statements(&request.statements, &edge.limits)?;
         let consistency = request.consistency();
         let readable = locate(edge, &metadata, request.database.as_ref(), consistency, deadline).await?;
-        let (mut outflow, stream) = Outflow::new("query", deadline, admitted);
+        let (mut outflow, stream) = Outflow::new("query", deadline, self.idle, admitted);
         match readable {
             Readable::Here(shard) => {
                 let edge = Arc::clone(edge);

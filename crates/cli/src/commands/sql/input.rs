@@ -59,17 +59,25 @@ pub(super) fn split(text: &str) -> (Vec<&str>, &str) {
 
 /// Whether there is nothing but white space and comments.
 pub(super) fn is_blank(text: &str) -> bool {
+    behind_comments(text).is_empty()
+}
+
+/// Whether a statement begins as those do that only read. It may write all the same, behind a WITH.
+pub(super) fn may_only_read(sql: &str) -> bool {
+    let word = behind_comments(sql).split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
+    ["SELECT", "VALUES", "WITH", "EXPLAIN"].iter().any(|reading| reading.eq_ignore_ascii_case(word))
+}
+
+/// What follows the white space and the comments that a text begins with. A comment that is open is no comment yet.
+fn behind_comments(text: &str) -> &str {
     let mut rest = text.trim_start();
     loop {
         if let Some(comment) = rest.strip_prefix("--") {
             rest = comment.split_once('\n').map_or("", |(_, behind)| behind).trim_start();
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            match comment.split_once("*/") {
-                Some((_, behind)) => rest = behind.trim_start(),
-                None => return false,
-            }
+        } else if let Some((_, behind)) = rest.strip_prefix("/*").and_then(|comment| comment.split_once("*/")) {
+            rest = behind.trim_start();
         } else {
-            return rest.is_empty();
+            return rest;
         }
     }
 }
@@ -126,6 +134,23 @@ impl Words {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_only_read_begins_so() {
+        for (sql, reads) in [
+            ("select 1", true),
+            (" -- a comment\n/* and */ WITH c AS (SELECT 1) DELETE FROM t", true),
+            ("VALUES(1)", true),
+            ("explain query plan select 1", true),
+            ("selected", false),
+            ("INSERT INTO t SELECT 1", false),
+            ("PRAGMA user_version", false),
+            ("/* open SELECT", false),
+            ("", false),
+        ] {
+            assert_eq!(may_only_read(sql), reads, "{sql}");
+        }
+    }
 
     #[test]
     fn statements_end_where_sqlite_ends_them() {

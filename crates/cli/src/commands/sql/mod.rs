@@ -9,7 +9,7 @@ mod shell;
 
 use std::process::ExitCode;
 
-use cirrus_client::v1::{SqlDatabase, SqlQueryStreamRequest, SqlResult, SqlStatement};
+use cirrus_client::v1::{SqlDatabase, SqlQueryStreamRequest, SqlStatement};
 
 use super::Outcome;
 use crate::arguments::{Global, SqlCommand};
@@ -28,17 +28,8 @@ pub(super) async fn run(global: &Global, command: SqlCommand) -> Outcome {
                 statements: statements.into_iter().map(statement).collect(),
                 consistency: cirrus_client::v1::ReadConsistency::from(consistency).into(),
             };
-            let client = global.client().await?;
-            let mut answer: Vec<SqlResult> = Vec::new();
-            client
-                .stream_sql(request, |mut part| {
-                    answer.resize_with((part.statement as usize + 1).max(answer.len()), SqlResult::default);
-                    let result = &mut answer[part.statement as usize];
-                    result.columns.append(&mut part.columns);
-                    result.rows.append(&mut part.rows);
-                })
-                .await?;
-            results::print(global.output, &answer)?;
+            let parts = global.client().await?.stream_sql(request);
+            results::print_parts(global.output, parts).await??;
             Ok(ExitCode::SUCCESS)
         }
         SqlCommand::List { dbfile, user_prefix, dbname, limit } => {

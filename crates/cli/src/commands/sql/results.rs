@@ -4,8 +4,10 @@ use std::io;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cirrus_client::v1::{SqlCell, SqlColumn, SqlResult, sql_cell};
+use cirrus_client::ClientError;
+use cirrus_client::v1::{SqlCell, SqlColumn, SqlQueryStreamResponse, SqlResult, SqlRow, sql_cell};
 use comfy_table::Table;
+use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 
 use crate::arguments::Format;
@@ -25,6 +27,96 @@ pub(super) fn print(format: Format, results: &[SqlResult]) -> io::Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+/// Prints a query's results as they come. What was printed before an error is not all; in JSON, it is no object.
+pub(super) async fn print_parts(
+    format: Format,
+    mut parts: impl Stream<Item = Result<SqlQueryStreamResponse, ClientError>> + Unpin,
+) -> io::Result<Result<(), ClientError>> {
+    let mut printer = Printer { format, widths: Vec::new(), begun: None };
+    while let Some(part) = parts.next().await {
+        match part {
+            Ok(part) => printer.part(part)?,
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    printer.end()?;
+    Ok(Ok(()))
+}
+
+/// Parts of results as [`print`] prints whole ones, but for the widths of columns: a part knows those before it, and not
+/// those that follow.
+struct Printer {
+    format: Format,
+    /// Of the statement's columns so far, in the table.
+    widths: Vec<u16>,
+    /// The statement whose result is being printed, and its rows so far.
+    begun: Option<(u32, usize)>,
+}
+
+impl Printer {
+    fn part(&mut self, part: SqlQueryStreamResponse) -> io::Result<()> {
+        match self.format {
+            Format::Json => output::bytes(self.json(&part).as_bytes(), false),
+            Format::Table => self.table(part),
+        }
+    }
+
+    fn end(&self) -> io::Result<()> {
+        match (self.format, self.begun) {
+            (Format::Table, _) => Ok(()),
+            (Format::Json, Some(_)) => output::line("]}"),
+            (Format::Json, None) => print(self.format, &[]),
+        }
+    }
+
+    /// The next text of the object.
+    fn json(&mut self, part: &SqlQueryStreamResponse) -> String {
+        let mut text = String::new();
+        if self.begun.is_none_or(|(statement, _)| statement != part.statement) {
+            text.push_str(if self.begun.is_none() { "{\"results\":[" } else { "," });
+            let columns: Vec<Value> = part.columns.iter().map(json_column).collect();
+            text.push_str(&format!("{{\"columns\":{},\"rows\":[", Value::from(columns)));
+            self.begun = Some((part.statement, 0));
+        }
+        for row in &part.rows {
+            let rows = self.begun.get_or_insert((part.statement, 0));
+            if rows.1 > 0 {
+                text.push(',');
+            }
+            rows.1 += 1;
+            text.push_str(&json_row(row).to_string());
+        }
+        if part.last {
+            text.push_str("],\"affected_rows\":0,\"last_insert_rowid\":0}");
+        }
+        text
+    }
+
+    fn table(&mut self, part: SqlQueryStreamResponse) -> io::Result<()> {
+        let begins = self.begun.is_none_or(|(statement, _)| statement != part.statement);
+        self.begun = Some((part.statement, 0));
+        let mut result = SqlResult { columns: part.columns, rows: part.rows, ..Default::default() };
+        if begins {
+            if result.columns.is_empty() {
+                return print(self.format, &[result]);
+            }
+            let table = table(&result);
+            self.widths = table.column_max_content_widths();
+            return output::print_table(&table);
+        }
+        if result.rows.is_empty() {
+            return Ok(());
+        }
+        // A first line holds the columns as far apart as they are above, and is not printed.
+        let name = |width: &u16| SqlColumn { name: "x".repeat(usize::from(*width)), ..Default::default() };
+        result.columns = self.widths.iter().map(name).collect();
+        let table = table(&result);
+        self.widths = table.column_max_content_widths();
+        let text = output::table_text(&table);
+        output::line(text.split_once('\n').map_or("", |(_, rows)| rows))
     }
 }
 
@@ -59,14 +151,20 @@ fn real_text(real: f64) -> String {
 }
 
 fn object(result: &SqlResult) -> Value {
-    let column = |column: &SqlColumn| json!({ "name": column.name, "declared_type": column.declared_type });
-    let row = |cells: &[SqlCell]| cells.iter().map(json_cell).collect::<Value>();
     json!({
-        "columns": result.columns.iter().map(column).collect::<Vec<_>>(),
-        "rows": result.rows.iter().map(|one| row(&one.cells)).collect::<Vec<_>>(),
+        "columns": result.columns.iter().map(json_column).collect::<Vec<_>>(),
+        "rows": result.rows.iter().map(json_row).collect::<Vec<_>>(),
         "affected_rows": result.affected_rows,
         "last_insert_rowid": result.last_insert_rowid,
     })
+}
+
+fn json_column(column: &SqlColumn) -> Value {
+    json!({ "name": column.name, "declared_type": column.declared_type })
+}
+
+fn json_row(row: &SqlRow) -> Value {
+    row.cells.iter().map(json_cell).collect()
 }
 
 /// Blobs are {"base64": "…"}; doubles that JSON lacks are text.
@@ -84,7 +182,34 @@ fn json_cell(value: &SqlCell) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cirrus_client::v1::{SqlNull, SqlRow};
+    use cirrus_client::v1::SqlNull;
+
+    #[test]
+    fn json_in_parts_is_json_as_a_whole() {
+        let row = |n| SqlRow { cells: vec![SqlCell { kind: Some(sql_cell::Kind::Int64(n)) }] };
+        let columns = vec![SqlColumn { name: "a\"b".to_owned(), declared_type: "INT".to_owned() }];
+        let part = |statement, columns: &[SqlColumn], rows: &[i64], last| SqlQueryStreamResponse {
+            statement,
+            columns: columns.to_vec(),
+            rows: rows.iter().copied().map(row).collect(),
+            last,
+        };
+        let parts = [
+            part(0, &columns, &[1, 2], false),
+            part(0, &[], &[3], true),
+            part(1, &columns, &[], true),
+            part(2, &[], &[], true),
+        ];
+        let mut printer = Printer { format: Format::Json, widths: Vec::new(), begun: None };
+        let text: String = parts.iter().map(|part| printer.json(part)).collect();
+        let whole = [
+            SqlResult { columns: columns.clone(), rows: vec![row(1), row(2), row(3)], ..Default::default() },
+            SqlResult { columns, ..Default::default() },
+            SqlResult::default(),
+        ];
+        let whole = json!({ "results": whole.iter().map(object).collect::<Vec<_>>() });
+        assert_eq!(text + "]}", whole.to_string());
+    }
 
     #[test]
     fn cells_keep_their_types() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bytes::Bytes;
-use cirrus_client::v1::{SqlDatabase, SqlExportRequest};
+use cirrus_client::v1::{SqlDatabase, SqlExportRequest, SqlQueryStreamRequest};
 use cirrus_client::{Client, ClientError, Reason};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -123,6 +123,24 @@ impl Shell {
     }
 
     async fn execute(&mut self, sql: &str) -> Result<(), CommandError> {
+        if input::may_only_read(sql) {
+            let request = SqlQueryStreamRequest {
+                database: Some(self.database.clone()),
+                statements: vec![statement(sql.to_owned())],
+                ..Default::default()
+            };
+            let printed = results::print_parts(self.format, self.client.stream_sql(request)).await?;
+            match printed {
+                Ok(()) => return Ok(()),
+                // It writes after all, or there is no database yet, which a transaction takes for an empty one. Neither printed
+                // anything.
+                Err(error) if matches!(error.reason(), Some(Reason::SqlReadOnly | Reason::DatabaseNotFound)) => {}
+                Err(error) => {
+                    self.tell(error);
+                    return Ok(());
+                }
+            }
+        }
         match self.client.execute_sql(self.database.clone(), vec![statement(sql.to_owned())]).await {
             Ok(answer) => results::print(self.format, &answer.results)?,
             Err(error) => self.tell(error),
