@@ -64,7 +64,8 @@ async fn all_of_them_or_an_error() -> TestResult {
     assert_eq!(count, ROWS);
 
     // As one object, whose shape is that of small results.
-    let two = [&query[..], &["SELECT a FROM t", &numbered(ROWS), "-o", "json"]].concat();
+    let numbers = numbered(ROWS);
+    let two = [&query[..], &["SELECT a FROM t", &numbers, "-o", "json"]].concat();
     let (code, output, errors) = run(&cluster, &two, "").await?;
     assert_eq!((code, &errors[..]), (0, ""));
     let answer: Value = serde_json::from_str(&output)?;

@@ -97,6 +97,8 @@ fn a_mistake_is_told_with_its_key() {
         ("[sql]\ncpu_seconds = 1", &[], &["unknown field", "cpu_seconds", "sql"]),
         ("[limits]\nsession_idle_ms = 0", &[], &["limits.session_idle_ms", "at least 1"]),
         ("[sql]\nreply_bytes = 16000000", &[], &["sql.reply_bytes"]),
+        ("[sql]\nquery_streams = 257", &[], &["sql.query_streams", "256"]),
+        ("[sql]\nstream_idle_ms = 0", &[], &["sql.stream_idle_ms"]),
         ("[log]\nfilter = \"cirrus=loud\"", &[], &["log.filter"]),
         ("[log]\nformat = \"xml\"", &[], &["xml", "text"]),
         ("[storage]\nblock_cache_mib = 0", &[], &["storage.block_cache_mib"]),
