@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use cirrus_proto::Reason;
-use cirrus_proto::v1::{ReadConsistency, SqlDatabase, SqlQueryStreamRequest};
+use cirrus_proto::v1::{ReadConsistency, SqlDatabase, SqlQueryStreamRequest, SqlQueryStreamResponse};
 use cirrus_tests::cluster::{ClusterOptions, TestCluster};
 use cirrus_tests::node_client::{NodeClient, reason};
 use cirrus_tests::outcome::TestResult;
 use cirrus_tests::sql::{database, integer, open_exported, rows, statement};
 use cirrus_tests::wait::eventually;
+use tokio::time::timeout;
+use tonic::{Status, Streaming};
+
+/// Bounds every wait for a node.
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// More than one connection's usual window has room for.
 const STREAMS: usize = 8;
@@ -25,6 +30,16 @@ const ENDLESS: &str =
 fn request(database: &SqlDatabase) -> SqlQueryStreamRequest {
     let statements = vec![statement(ENDLESS, [])];
     SqlQueryStreamRequest { database: Some(database.clone()), statements, ..Default::default() }
+}
+
+/// The next part, which must not keep the test for ever.
+async fn next(stream: &mut Streaming<SqlQueryStreamResponse>) -> Result<Option<SqlQueryStreamResponse>, Status> {
+    timeout(WITHIN, stream.message()).await.unwrap_or_else(|_| panic!("no part, no end and no error within {WITHIN:?}"))
+}
+
+async fn open(node: &NodeClient, book: &SqlDatabase) -> Result<Streaming<SqlQueryStreamResponse>, Status> {
+    let opened = timeout(WITHIN, node.sql.clone().query_stream(request(book))).await;
+    Ok(opened.unwrap_or_else(|_| panic!("no stream and no refusal within {WITHIN:?}"))?.into_inner())
 }
 
 async fn under_way(cluster: &TestCluster) -> anyhow::Result<f64> {
@@ -55,12 +70,12 @@ async fn and_are_told() -> TestResult {
         for _ in 0..STREAMS {
             // Each has a connection of its own, so that it is the node's side that is asked for.
             let client = NodeClient::new(&cluster.endpoint(node_id)?, Duration::from_secs(60))?;
-            let mut stream = client.sql.clone().query_stream(request(&book)).await?.into_inner();
-            let first = stream.message().await?.context("no part")?;
+            let mut stream = open(&client, &book).await?;
+            let first = next(&mut stream).await?.context("no part")?;
             assert!(!first.rows.is_empty() && !first.last);
             stalled.push(stream);
         }
-        let refused = node.sql.clone().query_stream(request(&book)).await.unwrap_err();
+        let refused = open(&node, &book).await.unwrap_err();
         assert!(reason(&refused) == Some(Reason::TooManyRequests), "{refused:?}");
 
         // What goes the same way goes on, as does the shard.
@@ -80,7 +95,7 @@ async fn and_are_told() -> TestResult {
         .await?;
         for mut stream in stalled {
             let failure = loop {
-                match stream.message().await {
+                match next(&mut stream).await {
                     Ok(Some(part)) => assert!(!part.last, "a result without an end has one"),
                     Ok(None) => panic!("a result that was cut short seemed complete"),
                     Err(status) => break status,
@@ -90,8 +105,8 @@ async fn and_are_told() -> TestResult {
             assert!(failure.message().contains("8000 ms"), "{failure:?}");
         }
         // There is room for others.
-        let mut stream = node.sql.clone().query_stream(request(&book)).await?.into_inner();
-        stream.message().await?.context("no part")?;
+        let mut stream = open(&node, &book).await?;
+        next(&mut stream).await?.context("no part")?;
     }
     Ok(())
 }
