@@ -10,6 +10,7 @@
 //! - [`sql`] speaks to SQLite databases on one node;
 //! - [`sql_logic`] runs SQL logic tests on a cluster and on plain SQLite side by side;
 //! - [`workload`] drives many clients at once and records a [`history`];
+//! - [`writers`] write for as long as a test hurts the cluster, and tell what was acknowledged;
 //! - [`checker`] decides whether a history is linearizable.
 //!
 //! A test returns [`TestResult`](outcome::TestResult).
@@ -31,3 +32,4 @@ pub mod sql;
 pub mod sql_logic;
 pub mod wait;
 pub mod workload;
+pub mod writers;

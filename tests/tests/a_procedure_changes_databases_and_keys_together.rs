@@ -1,8 +1,6 @@
 //! Procedures and batches change databases and keys as one: all of it or nothing, once, whichever leaders fail.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,6 +18,7 @@ use cirrus_tests::outcome::TestResult;
 use cirrus_tests::shards::keys_of_shard;
 use cirrus_tests::sql::{database, integer, open_exported, rows, single_integer, statement, text};
 use cirrus_tests::wait::eventually;
+use cirrus_tests::writers::Writers;
 use tonic::Status;
 
 const LIBRARY: &str = "
@@ -370,54 +369,20 @@ async fn once_while_leaders_are_killed() -> TestResult {
     for number in 0..DATABASES {
         client.call("bank.open", user(number), vec![BALANCE.to_string().into()]).await?;
     }
-    let (ends, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let run = |number: usize| {
-        let (client, user) = (client.clone(), user(number % DATABASES));
-        let (ends, acknowledged) = (ends.clone(), acknowledged.clone());
-        tokio::spawn(async move {
-            let mut made = Vec::new();
-            for sequence in 0.. {
-                if ends.load(Ordering::Relaxed) {
-                    break;
-                }
-                let transfer_number = (sequence * CLIENTS + number) as i64;
-                transfer(&client, number < CLIENTS / 2, &user, transfer_number).await?;
-                made.push(transfer_number);
-                acknowledged.fetch_add(1, Ordering::Relaxed);
-            }
-            anyhow::Ok((number % DATABASES, made))
-        })
-    };
-    let running: Vec<_> = (0..CLIENTS).map(run).collect();
-    let wait_for = async |more: usize| {
-        let wanted = acknowledged.load(Ordering::Relaxed) + more;
-        eventually("transfers are made", Duration::from_secs(40), async || {
-            let made = acknowledged.load(Ordering::Relaxed);
-            ensure!(made >= wanted, "{made} of {wanted}");
-            Ok(())
-        })
-        .await
-    };
-    for shard_id in [1, 2, 1] {
-        wait_for(400).await?;
-        let leader = cluster.leader_of_shard(shard_id).await?;
-        cluster.kill9(leader).await?;
-        wait_for(400).await?;
-        cluster.restart(leader).await?;
-    }
-    wait_for(100).await?;
-    ends.store(true, Ordering::Relaxed);
-    let mut made = vec![Vec::new(); DATABASES];
-    for task in running {
-        // With request ids and 30 seconds, every transfer has an answer.
-        let (of_database, numbers) = task.await?.context("a transfer failed")?;
-        made[of_database].extend(numbers);
-    }
+    let writers = Writers::start(CLIENTS, {
+        let client = client.clone();
+        move |of, number| {
+            let (client, user) = (client.clone(), user(of % DATABASES));
+            async move { transfer(&client, of < CLIENTS / 2, &user, number as i64).await }
+        }
+    });
+    writers.kill_leaders(&mut cluster, &[1, 2, 1], 400).await?;
+    writers.wait_for(100).await?;
+    let made = writers.end().await?;
     cluster.wait_ready().await?;
-    eprintln!("{} transfers", made.iter().map(Vec::len).sum::<usize>());
-    for (number, mut numbers) in made.into_iter().enumerate() {
-        numbers.sort_unstable();
-        sums_hold(&cluster, &user(number), &numbers).await?;
+    eprintln!("{} transfers", made.count());
+    for number in 0..DATABASES {
+        sums_hold(&cluster, &user(number), &made.numbers_of(|of| of % DATABASES == number)).await?;
     }
     Ok(())
 }

@@ -1,11 +1,9 @@
 //! `kill -9` of a shard's leader under SQL: what was acknowledged is there, once, and every replica's databases are sound.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use cirrus_client::Client;
 use cirrus_proto::v1::{ReadConsistency, SqlDatabase};
 use cirrus_tests::cluster::{ClusterOptions, TestCluster};
@@ -13,6 +11,7 @@ use cirrus_tests::outcome::TestResult;
 use cirrus_tests::shards::shard_status;
 use cirrus_tests::sql::{database, integer, open_exported, rows, single_integer, statement};
 use cirrus_tests::wait::eventually;
+use cirrus_tests::writers::Writers;
 
 const CLIENTS: usize = 32;
 const DATABASES: usize = 8;
@@ -47,54 +46,21 @@ async fn with_every_transfer_that_was_acknowledged_made_once() -> TestResult {
         client.execute_sql(one.clone(), statements).await?;
     }
 
-    let (ends, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let run = |number: usize| {
-        let (client, one) = (client.clone(), databases[number % DATABASES].clone());
-        let (ends, acknowledged) = (ends.clone(), acknowledged.clone());
-        tokio::spawn(async move {
-            let mut made = Vec::new();
-            for sequence in 0.. {
-                if ends.load(Ordering::Relaxed) {
-                    break;
-                }
-                let transfer_number = (sequence * CLIENTS + number) as i64;
-                transfer(&client, &one, transfer_number).await?;
-                made.push(transfer_number);
-                acknowledged.fetch_add(1, Ordering::Relaxed);
-            }
-            anyhow::Ok((number % DATABASES, made))
-        })
-    };
-    let running: Vec<_> = (0..CLIENTS).map(run).collect();
-    let wait_for = async |more: usize| {
-        let wanted = acknowledged.load(Ordering::Relaxed) + more;
-        eventually("transfers are made", Duration::from_secs(40), async || {
-            let made = acknowledged.load(Ordering::Relaxed);
-            ensure!(made >= wanted, "{made} of {wanted}");
-            Ok(())
-        })
-        .await
-    };
-    for shard_id in [1, 2] {
-        wait_for(300).await?;
-        let leader = cluster.leader_of_shard(shard_id).await?;
-        cluster.kill9(leader).await?;
-        wait_for(300).await?;
-        cluster.restart(leader).await?;
-    }
-    wait_for(100).await?;
-    ends.store(true, Ordering::Relaxed);
-    let mut made = vec![Vec::new(); DATABASES];
-    for task in running {
-        // With request ids and 30 seconds, every transfer has an answer.
-        let (of_database, numbers) = task.await?.context("a transfer failed")?;
-        made[of_database].extend(numbers);
-    }
+    let writers = Writers::start(CLIENTS, {
+        let (client, databases) = (client.clone(), databases.clone());
+        move |of, number| {
+            let (client, one) = (client.clone(), databases[of % DATABASES].clone());
+            async move { transfer(&client, &one, number as i64).await }
+        }
+    });
+    writers.kill_leaders(&mut cluster, &[1, 2], 300).await?;
+    writers.wait_for(100).await?;
+    let made = writers.end().await?;
     cluster.wait_ready().await?;
-    eprintln!("{} transfers", made.iter().map(Vec::len).sum::<usize>());
+    eprintln!("{} transfers", made.count());
 
-    for (one, mut numbers) in databases.iter().zip(made) {
-        numbers.sort_unstable();
+    for (number, one) in databases.iter().enumerate() {
+        let numbers = made.numbers_of(|of| of % DATABASES == number);
         let expected: Vec<_> = numbers.iter().map(|&number| vec![integer(number)]).collect();
         let (node, all) = (cluster.node(1)?, "SELECT number FROM transfers ORDER BY 1");
         let found = node.query_sql(one, all, ReadConsistency::Unspecified).await?;

@@ -4,18 +4,15 @@
 
 use std::path::Path;
 use std::process::Output;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use cirrus_client::Client;
 use cirrus_proto::v1::{ReadConsistency, SqlDatabase, SqlStatement, VerifyOutcome, VerifyRequest};
 use cirrus_tests::cluster::{ClusterOptions, TestCluster, cirrus_binary};
 use cirrus_tests::outcome::TestResult;
 use cirrus_tests::replicas::verify;
 use cirrus_tests::sql::{database, integer, rows, statement};
-use cirrus_tests::wait::eventually;
+use cirrus_tests::writers::Writers;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -53,38 +50,20 @@ async fn after_random_writes_and_a_leaders_death() -> TestResult {
     for one in &databases {
         create(&client, one).await?;
     }
-    let (ends, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let run = |number: usize| {
+    let writers = Writers::start(CLIENTS, {
         let (client, databases) = (client.clone(), databases.clone());
-        let (ends, written) = (ends.clone(), written.clone());
-        tokio::spawn(async move {
-            for sequence in 0.. {
-                if ends.load(Ordering::Relaxed) {
-                    break;
-                }
-                let one = &databases[(number + sequence) % databases.len()];
-                client.execute_sql(one.clone(), nondeterministic(number + sequence)).await?;
-                written.fetch_add(1, Ordering::Relaxed);
-            }
-            anyhow::Ok(())
-        })
-    };
-    let running: Vec<_> = (0..CLIENTS).map(run).collect();
-    let wait_for = async |more: usize| {
-        let wanted = written.load(Ordering::Relaxed) + more;
-        eventually("requests are made", Duration::from_secs(40), async || {
-            let made = written.load(Ordering::Relaxed);
-            ensure!(made >= wanted, "{made} of {wanted}");
-            Ok(())
-        })
-        .await
-    };
-    wait_for(300).await?;
+        move |of, number| {
+            let turn = of + number / CLIENTS;
+            let (client, one) = (client.clone(), databases[turn % databases.len()].clone());
+            async move { client.execute_sql(one, nondeterministic(turn)).await.map(drop).map_err(Into::into) }
+        }
+    });
+    writers.wait_for(300).await?;
     // While they are written to.
     cluster.identical_replicas(vec![1, 2]).await?;
     let leader = cluster.leader_of_shard(1).await?;
     cluster.kill9(leader).await?;
-    wait_for(300).await?;
+    writers.wait_for(300).await?;
     // Two can be compared; of the third nobody knows.
     for shard in verify(&client, vec![1]).await? {
         assert_eq!(shard.outcome(), VerifyOutcome::Incomplete, "{shard:?}");
@@ -92,17 +71,14 @@ async fn after_random_writes_and_a_leaders_death() -> TestResult {
         assert!(lost.len() == 1 && lost[0].node_id == leader, "{shard:?}");
     }
     cluster.restart(leader).await?;
-    wait_for(300).await?;
-    ends.store(true, Ordering::Relaxed);
-    for task in running {
-        task.await?.context("a write failed")?;
-    }
+    writers.wait_for(300).await?;
+    let made = writers.end().await?;
     cluster.wait_ready().await?;
 
     let shards = cluster.identical_replicas(vec![]).await?;
     assert_eq!(shards.iter().map(|shard| shard.shard_id).collect::<Vec<_>>(), [0, 1, 2]);
     let bytes: u64 = shards.iter().map(|shard| shard.replicas[0].bytes).sum();
-    eprintln!("{} requests, {bytes} bytes in {} shards are the same on all nodes", written.load(Ordering::Relaxed), 3);
+    eprintln!("{} requests, {bytes} bytes in {} shards are the same on all nodes", made.count(), 3);
     // It was worth comparing: what was drawn is there, and no two draws are the same.
     for one in &databases {
         let drawn =
