@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::timeout;
 use tonic::client::Grpc;
 use tonic::metadata::MetadataMap;
-use tonic::{Extensions, Request, Response};
+use tonic::{Extensions, Request, Response, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::connection::Connection;
@@ -57,6 +57,28 @@ pub(crate) fn deadline_header(limit: Duration) -> HeaderValue {
         _ => ((limit.as_millis() as u64).min(99_999_999), 'm'),
     };
     HeaderValue::try_from(format!("{amount}{unit}")).expect("invariant: digits and a letter are a header value")
+}
+
+/// Opens a stream of answers on a node. The request bounds how long it lasts, if anything does.
+pub(crate) async fn open_stream<R, M>(
+    node: &Node,
+    limit: Duration,
+    path: &'static str,
+    request: Request<R>,
+) -> Result<Streaming<M>, Trouble>
+where
+    R: prost::Message + 'static,
+    M: prost::Message + Default + 'static,
+{
+    let connection = node.connection(limit).await.map_err(Trouble::NotSent)?;
+    let method = PathAndQuery::from_static(path);
+    let answer = grpc(connection).server_streaming(request, method, ProstCodec::default()).await;
+    Ok(answer.map_err(|status| Trouble::from_status(&status))?.into_inner())
+}
+
+/// The stream's next message; none where it has ended.
+pub(crate) async fn next_message<M>(stream: &mut Streaming<M>) -> Result<Option<M>, Trouble> {
+    stream.message().await.map_err(|status| Trouble::from_status(&status))
 }
 
 #[cfg(test)]

@@ -9,12 +9,10 @@ use bytes::{BufMut as _, BytesMut};
 use cirrus_proto::v1::{KeyValuePair, ScanRequest, ScanResponse};
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use http::uri::PathAndQuery;
 use tokio::time::timeout_at;
 use tonic::{Request, Streaming};
-use tonic_prost::ProstCodec;
 
-use crate::attempt::grpc;
+use crate::attempt::{next_message, open_stream};
 use crate::client::Retry;
 use crate::node::Node;
 use crate::policy::Trouble;
@@ -112,15 +110,11 @@ impl Progress {
         let limit = retry.deadline.saturating_duration_since(started);
         let next = async {
             if self.open.is_none() {
-                let connection = node.connection(limit).await.map_err(Trouble::NotSent)?;
-                let request = Request::new(self.request.clone());
-                let method = PathAndQuery::from_static(SCAN);
-                let answer = grpc(connection).server_streaming(request, method, ProstCodec::default()).await;
-                let pages = answer.map_err(|status| Trouble::from_status(&status))?.into_inner();
+                let pages = open_stream(node, limit, SCAN, Request::new(self.request.clone())).await?;
                 self.open = Some((Arc::clone(node), pages));
             }
             match &mut self.open {
-                Some((_, pages)) => pages.message().await.map_err(|status| Trouble::from_status(&status)),
+                Some((_, pages)) => next_message(pages).await,
                 None => Ok(None),
             }
         };

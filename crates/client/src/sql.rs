@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 use tonic::{Code, Request, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::attempt::grpc;
+use crate::attempt::{grpc, next_message, open_stream};
 use crate::node::Node;
 use crate::policy::Trouble;
 use crate::request::{Route, user};
@@ -100,12 +100,9 @@ impl Client {
     ) -> Result<SqlMigrateDatabasesResponse, ClientError> {
         let node = self.router().choose(Route::Any, None);
         let broken = |trouble: Trouble| trouble.into_error(node.address(), false);
-        let connection = node.connection(self.timeout()).await.map_err(|error| broken(Trouble::NotSent(error)))?;
-        let method = PathAndQuery::from_static(MIGRATE);
-        let answer = grpc(connection).server_streaming(Request::new(request), method, ProstCodec::default()).await;
-        let mut messages: Streaming<SqlMigrateDatabasesResponse> =
-            answer.map_err(|status| broken(Trouble::from_status(&status)))?.into_inner();
-        while let Some(message) = messages.message().await.map_err(|status| broken(Trouble::from_status(&status)))? {
+        let opened = open_stream(&node, self.timeout(), MIGRATE, Request::new(request)).await;
+        let mut messages: Streaming<SqlMigrateDatabasesResponse> = opened.map_err(broken)?;
+        while let Some(message) = next_message(&mut messages).await.map_err(broken)? {
             progress(&message);
             if message.done {
                 return Ok(message);
@@ -150,14 +147,11 @@ impl Client {
 }
 
 async fn export(node: &Arc<Node>, request: &SqlExportRequest, limit: std::time::Duration) -> Result<Bytes, Trouble> {
-    let connection = node.connection(limit).await.map_err(Trouble::NotSent)?;
     let mut message = Request::new(request.clone());
     message.set_timeout(limit);
-    let method = PathAndQuery::from_static(EXPORT);
-    let answer = grpc(connection).server_streaming(message, method, ProstCodec::default()).await;
-    let mut chunks: Streaming<SqlExportResponse> = answer.map_err(|status| Trouble::from_status(&status))?.into_inner();
+    let mut chunks: Streaming<SqlExportResponse> = open_stream(node, limit, EXPORT, message).await?;
     let mut file = BytesMut::new();
-    while let Some(next) = chunks.message().await.map_err(|status| Trouble::from_status(&status))? {
+    while let Some(next) = next_message(&mut chunks).await? {
         file.extend_from_slice(&next.chunk);
     }
     Ok(file.freeze())

@@ -8,12 +8,10 @@ use std::time::{Duration, Instant};
 use cirrus_proto::v1::{SqlQueryStreamRequest, SqlQueryStreamResponse};
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use http::uri::PathAndQuery;
 use tokio::time::{timeout, timeout_at};
 use tonic::{Code, Request, Streaming};
-use tonic_prost::ProstCodec;
 
-use crate::attempt::grpc;
+use crate::attempt::{next_message, open_stream};
 use crate::node::Node;
 use crate::policy::Trouble;
 use crate::request::user;
@@ -78,8 +76,8 @@ impl Progress {
     async fn part(&mut self) -> Result<Option<SqlQueryStreamResponse>, ClientError> {
         let Some((node, parts)) = &mut self.open else { return self.first_part().await };
         let limit = self.client.timeout();
-        let part = match timeout(limit, parts.message()).await {
-            Ok(part) => part.map_err(|status| Trouble::from_status(&status)),
+        let part = match timeout(limit, next_message(parts)).await {
+            Ok(part) => part,
             Err(_) => Err(Trouble::TimedOut(limit)),
         };
         part.map_err(|trouble| trouble.into_error(node.address(), false))
@@ -112,10 +110,7 @@ async fn open(
     request: &SqlQueryStreamRequest,
     limit: Duration,
 ) -> Result<(Parts, Option<SqlQueryStreamResponse>), Trouble> {
-    let connection = node.connection(limit).await.map_err(Trouble::NotSent)?;
-    let method = PathAndQuery::from_static(QUERY_STREAM);
-    let answer = grpc(connection).server_streaming(Request::new(request.clone()), method, ProstCodec::default()).await;
-    let mut parts: Parts = answer.map_err(|status| Trouble::from_status(&status))?.into_inner();
-    let first = parts.message().await.map_err(|status| Trouble::from_status(&status))?;
+    let mut parts: Parts = open_stream(node, limit, QUERY_STREAM, Request::new(request.clone())).await?;
+    let first = next_message(&mut parts).await?;
     Ok((parts, first))
 }

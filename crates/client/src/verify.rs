@@ -1,11 +1,9 @@
 //! Comparing replicas, which takes as long as reading them.
 
 use cirrus_proto::v1::{VerifyRequest, VerifyResponse};
-use http::uri::PathAndQuery;
 use tonic::{Request, Streaming};
-use tonic_prost::ProstCodec;
 
-use crate::attempt::grpc;
+use crate::attempt::{next_message, open_stream};
 use crate::policy::Trouble;
 use crate::request::Route;
 use crate::{Client, ClientError};
@@ -22,12 +20,9 @@ impl Client {
     ) -> Result<(), ClientError> {
         let node = self.router().choose(Route::Any, None);
         let broken = |trouble: Trouble| trouble.into_error(node.address(), false);
-        let connection = node.connection(self.timeout()).await.map_err(|error| broken(Trouble::NotSent(error)))?;
-        let method = PathAndQuery::from_static(VERIFY);
-        let answer = grpc(connection).server_streaming(Request::new(request), method, ProstCodec::default()).await;
-        let mut shards: Streaming<VerifyResponse> =
-            answer.map_err(|status| broken(Trouble::from_status(&status)))?.into_inner();
-        while let Some(shard) = shards.message().await.map_err(|status| broken(Trouble::from_status(&status)))? {
+        let opened = open_stream(&node, self.timeout(), VERIFY, Request::new(request)).await;
+        let mut shards: Streaming<VerifyResponse> = opened.map_err(broken)?;
+        while let Some(shard) = next_message(&mut shards).await.map_err(broken)? {
             found(shard);
         }
         Ok(())
