@@ -1,79 +1,48 @@
-//! `Sql.Export`: one moment of a database as a file, from the replica that may be read, here or on the shard's leader.
+//! `Sql.Export`: one moment of a database as a file.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use cirrus_cluster::sql::{Readable, export_database};
+use cirrus_cluster::sql::export_database;
 use cirrus_proto::Failure;
 use cirrus_proto::v1::sql_client::SqlClient;
-use cirrus_proto::v1::{SqlExportRequest, SqlExportResponse};
+use cirrus_proto::v1::{SqlDatabase, SqlExportRequest, SqlExportResponse};
 use cirrus_replication::Shard;
-use tonic::{Request, Status};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::outflow::{Outflow, Stream, broken, deadline, forwarded, locate};
-use crate::admission::Admission;
-use crate::edge::{Edge, check_consistency, code_of};
-use crate::observation::Rpc;
-use crate::peers::Peers;
+use super::outflow::{Outflow, Streamed};
+use crate::edge::Edge;
 
 /// Bytes of one message.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Starts exports.
-pub(super) struct Exports {
-    edge: Arc<Edge>,
-    peers: Peers,
-    admission: Admission,
-    idle: Duration,
-    rpc: Rpc,
-}
+impl Streamed for SqlExportRequest {
+    type Message = SqlExportResponse;
 
-impl Exports {
-    pub(super) fn new(edge: Arc<Edge>, peers: Peers, exports_max: usize, idle: Duration) -> Exports {
-        let admission = Admission::new("exports", exports_max);
-        Exports { edge, peers, admission, idle, rpc: Rpc::new("Sql/Export") }
+    const WHAT: &'static str = "export";
+
+    fn database(&self) -> Option<&SqlDatabase> {
+        self.database.as_ref()
     }
 
-    /// Exports under way.
-    pub(super) fn admission(&self) -> &Admission {
-        &self.admission
+    fn consistency(&self) -> i32 {
+        self.consistency
     }
 
-    /// Starts an export; what is wrong before its first page is answered at once.
-    pub(super) async fn start(&self, request: Request<SqlExportRequest>) -> Result<Stream<SqlExportResponse>, Status> {
-        let observation = self.rpc.begin();
-        let started = self.prepare(request, observation.started()).await;
-        observation.answer(code_of(&started));
-        Ok(started?)
+    fn check(&self, _: &Edge) -> Result<(), Failure> {
+        Ok(())
     }
 
-    async fn prepare(
-        &self,
-        request: Request<SqlExportRequest>,
-        now: Instant,
-    ) -> Result<Stream<SqlExportResponse>, Failure> {
-        let admitted = self.admission.admit()?;
-        let edge = &self.edge;
-        let (metadata, _, request) = request.into_parts();
-        let deadline = deadline(edge, &metadata, now)?;
-        check_consistency(request.consistency)?;
-        let consistency = request.consistency();
-        let readable = locate(edge, &metadata, request.database.as_ref(), consistency, deadline).await?;
-        let (outflow, stream) = Outflow::new("export", deadline, self.idle, admitted);
-        match readable {
-            Readable::Here(shard) => {
-                let edge = Arc::clone(edge);
-                tokio::task::spawn_blocking(move || send_pages(&edge, &shard, &request, outflow));
-            }
-            Readable::At(address) => {
-                let mut leader = SqlClient::new(self.peers.channel(&address)?);
-                let relayed = leader.export(forwarded(request, deadline)).await;
-                tokio::spawn(outflow.relay(relayed.map_err(|status| broken("export", &status))?.into_inner()));
-            }
-        }
-        Ok(stream)
+    fn make(self, edge: &Edge, shard: &Shard, outflow: Outflow<SqlExportResponse>) {
+        send_pages(edge, shard, &self, outflow);
+    }
+
+    async fn ask(
+        mut leader: SqlClient<Channel>,
+        request: Request<Self>,
+    ) -> Result<Response<Streaming<SqlExportResponse>>, Status> {
+        leader.export(request).await
     }
 }
 

@@ -25,9 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
-use self::export::Exports;
-use self::outflow::Stream;
-use self::query_stream::QueryStreams;
+use self::outflow::{Outflows, Stream};
 use crate::admission::Admission;
 use crate::config::SqlSection;
 use crate::edge::{Arrival, Edge, check_consistency, code_of, mismatched_reply, read_span, respond};
@@ -40,8 +38,8 @@ const MIGRATIONS_MAX: usize = 8;
 /// Serves SQLite databases.
 pub(crate) struct SqlService {
     edge: Arc<Edge>,
-    exports: Exports,
-    query_streams: QueryStreams,
+    exports: Outflows,
+    query_streams: Outflows,
     imports: Admission,
     migrations: Admission,
     execute: Rpc,
@@ -62,9 +60,10 @@ impl SqlService {
     pub(crate) fn new(edge: Arc<Edge>, config: &SqlSection) -> Self {
         let idle = Duration::from_millis(config.stream_idle_ms);
         let peers = Peers::for_slow_streams(config.exports.saturating_add(config.query_streams));
+        let outflows = |names, most| Outflows::new(Arc::clone(&edge), peers.clone(), names, most, idle);
         SqlService {
-            exports: Exports::new(Arc::clone(&edge), peers.clone(), config.exports, idle),
-            query_streams: QueryStreams::new(Arc::clone(&edge), peers, config.query_streams, idle),
+            exports: outflows(("Sql/Export", "exports"), config.exports),
+            query_streams: outflows(("Sql/QueryStream", "query streams"), config.query_streams),
             imports: Admission::new("imports", config.imports),
             migrations: Admission::new("migrations", MIGRATIONS_MAX),
             edge,

@@ -1,79 +1,41 @@
-//! `Sql.QueryStream`: results of any size, from the replica that may be read, here or on the shard's leader.
+//! `Sql.QueryStream`: results of any size. What SQLite says of the statements is told by the stream.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use cirrus_cluster::sql::Readable;
 use cirrus_proto::Failure;
 use cirrus_proto::v1::sql_client::SqlClient;
-use cirrus_proto::v1::{SqlQueryStreamRequest, SqlQueryStreamResponse};
-use tonic::{Request, Status};
+use cirrus_proto::v1::{SqlDatabase, SqlQueryStreamRequest, SqlQueryStreamResponse};
+use cirrus_replication::Shard;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::outflow::{Outflow, Stream, broken, deadline, forwarded, locate};
-use crate::admission::Admission;
-use crate::edge::{Edge, check_consistency, code_of};
-use crate::observation::Rpc;
-use crate::peers::Peers;
+use super::outflow::{Outflow, Streamed};
+use crate::edge::Edge;
 
-/// Starts queries whose results stream.
-pub(super) struct QueryStreams {
-    edge: Arc<Edge>,
-    peers: Peers,
-    admission: Admission,
-    idle: Duration,
-    rpc: Rpc,
-}
+impl Streamed for SqlQueryStreamRequest {
+    type Message = SqlQueryStreamResponse;
 
-impl QueryStreams {
-    pub(super) fn new(edge: Arc<Edge>, peers: Peers, streams_max: usize, idle: Duration) -> QueryStreams {
-        let admission = Admission::new("query streams", streams_max);
-        QueryStreams { edge, peers, admission, idle, rpc: Rpc::new("Sql/QueryStream") }
+    const WHAT: &'static str = "query";
+
+    fn database(&self) -> Option<&SqlDatabase> {
+        self.database.as_ref()
     }
 
-    /// Streams under way.
-    pub(super) fn admission(&self) -> &Admission {
-        &self.admission
+    fn consistency(&self) -> i32 {
+        self.consistency
     }
 
-    /// Starts a query; what is wrong with the request is answered at once, and what SQLite says of it by the stream.
-    pub(super) async fn start(
-        &self,
-        request: Request<SqlQueryStreamRequest>,
-    ) -> Result<Stream<SqlQueryStreamResponse>, Status> {
-        let observation = self.rpc.begin();
-        let started = self.prepare(request, observation.started()).await;
-        observation.answer(code_of(&started));
-        Ok(started?)
+    fn check(&self, edge: &Edge) -> Result<(), Failure> {
+        cirrus_engine::statements(&self.statements, &edge.limits).map(drop)
     }
 
-    async fn prepare(
-        &self,
-        request: Request<SqlQueryStreamRequest>,
-        now: Instant,
-    ) -> Result<Stream<SqlQueryStreamResponse>, Failure> {
-        let admitted = self.admission.admit()?;
-        let edge = &self.edge;
-        let (metadata, _, request) = request.into_parts();
-        let deadline = deadline(edge, &metadata, now)?;
-        check_consistency(request.consistency)?;
-        cirrus_engine::statements(&request.statements, &edge.limits)?;
-        let consistency = request.consistency();
-        let readable = locate(edge, &metadata, request.database.as_ref(), consistency, deadline).await?;
-        let (mut outflow, stream) = Outflow::new("query", deadline, self.idle, admitted);
-        match readable {
-            Readable::Here(shard) => {
-                let edge = Arc::clone(edge);
-                tokio::task::spawn_blocking(move || {
-                    let outcome = edge.node.stream_query(&shard, &request, &mut |message| outflow.send(message));
-                    outflow.end(outcome);
-                });
-            }
-            Readable::At(address) => {
-                let mut leader = SqlClient::new(self.peers.channel(&address)?);
-                let relayed = leader.query_stream(forwarded(request, deadline)).await;
-                tokio::spawn(outflow.relay(relayed.map_err(|status| broken("query", &status))?.into_inner()));
-            }
-        }
-        Ok(stream)
+    fn make(self, edge: &Edge, shard: &Shard, mut outflow: Outflow<SqlQueryStreamResponse>) {
+        let outcome = edge.node.stream_query(shard, &self, &mut |message| outflow.send(message));
+        outflow.end(outcome);
+    }
+
+    async fn ask(
+        mut leader: SqlClient<Channel>,
+        request: Request<Self>,
+    ) -> Result<Response<Streaming<SqlQueryStreamResponse>>, Status> {
+        leader.query_stream(request).await
     }
 }
