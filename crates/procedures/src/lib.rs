@@ -64,6 +64,7 @@ mod text;
 mod trace;
 mod trouble;
 mod types;
+mod unprotected;
 mod values;
 mod walk;
 

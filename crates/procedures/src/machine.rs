@@ -29,6 +29,7 @@ use crate::runtime::{Arguments, CallResult};
 use crate::surroundings::Surroundings;
 use crate::text::{text, type_name};
 use crate::trouble::{PRELUDE, Trouble, library_invalid};
+use crate::unprotected::unprotected;
 use crate::values;
 
 /// Once it runs, the collector starts a cycle where the heap has grown to this share of what the last one left,
@@ -295,7 +296,7 @@ impl Machine {
 
     /// Runs a library's main function in a new environment.
     pub(crate) fn define(&self, library: &str, main: &Function, require: Option<&Require>) -> Result<Defined, Trouble> {
-        let environment = self.unlimited(|| {
+        let environment = unprotected(&self.lua, 0, || {
             let environment = self.environment()?;
             let require = require.map_or(&self.requires_nothing, |require| &require.function);
             environment.raw_set(&self.names.require, require)?;
@@ -327,8 +328,10 @@ impl Machine {
         result_bytes_max: usize,
     ) -> Result<CallResult, Trouble> {
         let (values, exact) = match parameters.arguments {
-            // No larger than the request that brought them.
-            Arguments::Strings(_) => self.unlimited(|| self.parameters(parameters))?,
+            Arguments::Strings(strings) => {
+                let texts = std::iter::once(parameters.key).chain(parameters.more_keys).chain(strings);
+                unprotected(&self.lua, texts.map(Bytes::len).sum(), || self.parameters(parameters))?
+            }
             Arguments::Values(_) => self.parameters(parameters)?,
         };
         let hook = |name: &LuaString| match environment.raw_get::<Value>(name)? {
@@ -337,7 +340,7 @@ impl Machine {
         };
         access.environment = Some(environment.clone());
         let result = self.lua.scope(|scope| {
-            self.unlimited(|| {
+            unprotected(&self.lua, 0, || {
                 let enter = scope.create_function_mut(|lua, arguments: MultiValue| access.enter(lua, arguments))?;
                 self.open_gate(enter)
             })?;
@@ -354,15 +357,6 @@ impl Machine {
             true => Ok(CallResult::Value(values::from_lua(&self.context, &result?, result_bytes_max)?)),
             false => Ok(CallResult::Bytes(self.result_bytes(result?, result_bytes_max)?)),
         }
-    }
-
-    /// For what is small and no script's doing: under a memory limit, each allocation from outside of Lua costs a
-    /// protected call.
-    fn unlimited<T>(&self, build: impl FnOnce() -> mlua::Result<T>) -> mlua::Result<T> {
-        let limit = self.lua.set_memory_limit(0)?;
-        let built = build();
-        self.lua.set_memory_limit(limit)?;
-        built
     }
 
     /// What the function is called with; and, where there is an integer that mlua would pass on as a double, a table

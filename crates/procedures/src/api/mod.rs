@@ -33,6 +33,7 @@ use crate::scope::KeyScope;
 use crate::surroundings::Surroundings;
 use crate::text::{text, type_name};
 use crate::trace::{self, Trace};
+use crate::unprotected::unprotected;
 
 /// What the running call may touch.
 pub(crate) struct Access<'a, 'v> {
@@ -326,9 +327,6 @@ pub(crate) fn argument_count(expected: &RangeInclusive<usize>) -> String {
     }
 }
 
-/// What a new string may take besides its bytes: Luau's table of strings doubles with their number.
-const STRING_MARGIN_BYTES: usize = 4 * 1024 * 1024;
-
 /// The bytes of a string or number argument.
 fn expect_text(lua: &Lua, name: &str, value: &Value) -> Result<Bytes, Raised> {
     text(lua, value)?
@@ -336,12 +334,7 @@ fn expect_text(lua: &Lua, name: &str, value: &Value) -> Result<Bytes, Raised> {
 }
 
 fn string(lua: &Lua, bytes: &[u8]) -> Result<Value, Raised> {
-    // Under a limit, mlua creates each string in a protected call, which costs more than the string.
-    let limit = lua.set_memory_limit(0)?;
-    let created =
-        (limit == 0 || lua.used_memory() + bytes.len() + STRING_MARGIN_BYTES < limit).then(|| lua.create_string(bytes));
-    lua.set_memory_limit(limit)?;
-    Ok(Value::String(created.unwrap_or_else(|| lua.create_string(bytes))?))
+    Ok(Value::String(unprotected(lua, bytes.len(), || lua.create_string(bytes))?))
 }
 
 /// The first key after all keys that begin with `prefix`; `None` where there is none.
