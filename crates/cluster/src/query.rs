@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use cirrus_engine::{ShardHead, View, get, schedules, shard_scan};
+use cirrus_engine::{View, get, schedules, shard_scan};
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::query::Kind;
 use cirrus_proto::internal::v1::{Query, QueryResult, ScheduleList, ScheduleProgressResult, query_result};
 use cirrus_proto::limits::Limits;
 use cirrus_proto::v1::{GetLibraryResponse, ReadConsistency, SqlGetSchemaResponse, SqlListSchemasResponse};
-use cirrus_replication::{Shard, wall_clock};
+use cirrus_replication::{Shard, head_now};
 
 use crate::catalog::Committed;
 use crate::evaluator::CATALOG_SHARD;
@@ -96,8 +96,7 @@ fn read(shard: &Shard, query: &Query, limits: &Limits) -> Result<QueryResult, Fa
     Ok(QueryResult { kind: Some(kind) })
 }
 
-/// The shard's time: this node's clock, but never behind what the shard has already seen, so that what
-/// expired under one leader does not come back under another.
+/// The shard's time.
 fn now_ms(view: &dyn View) -> Result<u64, Failure> {
-    Ok(wall_clock().now_ms.max(ShardHead::load(view)?.clock_ms))
+    Ok(head_now(view)?.clock_ms)
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
-use cirrus_engine::{ShardHead, Transaction};
+use cirrus_engine::Transaction;
 use cirrus_proto::Failure;
 use cirrus_proto::limits::SqlLimits;
 use cirrus_proto::v1::{CallRequest, CallResponse};
-use cirrus_replication::{Shard, SnapshotView, Stopped, wall_clock};
+use cirrus_replication::{Shard, SnapshotView, Stopped, head_now};
 
 use crate::caller::{Caller, Calling};
 use crate::read_pool::ReadPool;
@@ -52,8 +52,7 @@ impl ReadCalls {
         let (shard_id, limits) = (shard.id(), self.calling.limits);
         let read = move |Reader { caller, sql }: &mut Reader, view: &SnapshotView<'_>| {
             caller.serve(shard_id);
-            let mut head = ShardHead::load(view)?;
-            head.advance_to(wall_clock());
+            let head = head_now(view)?;
             match caller.read(&request, &mut Transaction::new(view, head, &limits), sql) {
                 Ok(response) => Ok(response),
                 Err(Stopped::Failed(failure)) => Err(failure),

@@ -11,13 +11,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cirrus_engine::ShardHead;
 use cirrus_engine::schedules::{self, Next};
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{Command, RunSchedule, ScheduleTurn, reply};
 use cirrus_proto::v1::Schedule;
 use cirrus_proto::{Advice, Failure};
-use cirrus_replication::{Shard, wall_clock};
+use cirrus_replication::{Shard, head_now};
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
 
@@ -245,8 +244,7 @@ async fn take_turn(shard: &Shard, schedule: &Schedule) -> Result<Turn, Failure> 
 /// What the schedule does next, and the shard's time.
 fn next(shard: &Shard, schedule: &Schedule) -> Result<(Next, u64), Failure> {
     let view = shard.view();
-    let mut head = ShardHead::load(&view)?;
-    head.advance_to(wall_clock());
+    let head = head_now(&view)?;
     let progress = schedules::progress(&view, schedule)?;
     Ok((schedules::next(schedule, progress.as_ref(), head.clock_ms), head.clock_ms))
 }

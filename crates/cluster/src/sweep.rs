@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cirrus_engine::{ShardHead, Transaction, evaluate};
+use cirrus_engine::{Transaction, evaluate};
 use cirrus_proto::internal::v1::command::Kind;
 use cirrus_proto::internal::v1::{Command, SweepExpired, reply};
 use cirrus_proto::{Advice, Failure};
-use cirrus_replication::{Shard, wall_clock};
+use cirrus_replication::{Shard, head_now};
 
 use crate::node::ClusterNode;
 
@@ -58,8 +58,7 @@ fn sweep_command(limit: u32) -> Command {
 /// Evaluates a sweep of one thing against the applied state, and throws its effects away.
 fn is_due(node: &ClusterNode, shard: &Shard) -> Result<bool, Failure> {
     let view = shard.view();
-    let mut head = ShardHead::load(&view)?;
-    head.advance_to(wall_clock());
+    let head = head_now(&view)?;
     let mut transaction = Transaction::new(&view, head, node.limits());
     let reply = evaluate(&sweep_command(1), &mut transaction)?;
     Ok(matches!(reply.kind, Some(reply::Kind::Sweep(outcome)) if outcome.removed > 0))

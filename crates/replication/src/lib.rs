@@ -49,7 +49,7 @@ mod timing;
 mod types;
 mod wire;
 
-pub use clock::wall_clock;
+pub use clock::{head_now, wall_clock};
 pub use convert::{Malformed, Node};
 pub use evaluation::{Evaluated, Evaluator, Place, Stopped};
 pub use link::endpoint;

@@ -106,12 +106,7 @@ impl SqlCommands {
         asked: Asked<'_>,
         transaction: &mut Transaction<'_>,
     ) -> Result<Vec<SqlResult>, Failure> {
-        let sizes = Sizes {
-            dbname: database.map_or("", |database| &database.dbname),
-            statements: statements.len(),
-            bytes: statements.iter().map(|statement| statement.sql.len()).sum(),
-        };
-        self.measured(asked.kind, sizes, transaction, |this, transaction| {
+        self.measured(asked.kind, Sizes::of(database, statements), transaction, |this, transaction| {
             this.run_within(database, statements, asked, transaction)
         })
     }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use cirrus_proto::Failure;
+use cirrus_proto::v1::{SqlDatabase, SqlStatement};
 use cirrus_sql::{Databases, Statistics};
 use metrics::{Counter, Gauge, Histogram, Unit};
 
@@ -79,6 +80,17 @@ pub(super) struct Sizes<'a> {
     pub(super) statements: usize,
     /// Of statements' texts, or of an import's pages.
     pub(super) bytes: usize,
+}
+
+impl<'a> Sizes<'a> {
+    /// Of statements for a database.
+    pub(super) fn of(database: Option<&'a SqlDatabase>, statements: &[SqlStatement]) -> Self {
+        Sizes {
+            dbname: database.map_or("", |database| &database.dbname),
+            statements: statements.len(),
+            bytes: statements.iter().map(|statement| statement.sql.len()).sum(),
+        }
+    }
 }
 
 struct RequestMeters {

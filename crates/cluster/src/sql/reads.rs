@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cirrus_engine::{ShardHead, View, named_database};
+use cirrus_engine::{View, named_database};
 use cirrus_proto::Failure;
 use cirrus_proto::internal::v1::{SqlShardList, SqlShardListResult, query, query_result};
 use cirrus_proto::limits::SqlLimits;
-use cirrus_proto::v1::{SqlDatabase, SqlQueryResponse};
-use cirrus_replication::{Shard, SnapshotView, wall_clock};
+use cirrus_proto::v1::SqlQueryResponse;
+use cirrus_replication::{Shard, SnapshotView, head_now};
 use cirrus_sql::{Databases, ListFilter, Request};
 
 use super::messages::{database_id, database_message, description_message, info_message, results, statements};
@@ -66,19 +66,11 @@ impl SqlReads {
 fn asked(query: &query::Kind) -> (RequestKind, Sizes<'_>) {
     match query {
         query::Kind::SqlQuery(request) => {
-            let bytes = request.statements.iter().map(|statement| statement.sql.len()).sum();
-            let sizes = Sizes { dbname: dbname(&request.database), statements: request.statements.len(), bytes };
-            (RequestKind::Query, sizes)
+            (RequestKind::Query, Sizes::of(request.database.as_ref(), &request.statements))
         }
-        query::Kind::SqlDescribe(request) => {
-            (RequestKind::Describe, Sizes { dbname: dbname(&request.database), ..Sizes::default() })
-        }
+        query::Kind::SqlDescribe(request) => (RequestKind::Describe, Sizes::of(request.database.as_ref(), &[])),
         _ => (RequestKind::List, Sizes::default()),
     }
-}
-
-fn dbname(database: &Option<SqlDatabase>) -> &str {
-    database.as_ref().map_or("", |database| &database.dbname)
 }
 
 fn answer(
@@ -91,8 +83,7 @@ fn answer(
         query::Kind::SqlQuery(request) => {
             let id = database_id(named_database(request.database.as_ref())?);
             let statements = statements(&request.statements, false)?;
-            let mut head = ShardHead::load(view)?;
-            head.advance_to(wall_clock());
+            let head = head_now(view)?;
             let schema = catalog.schema(&id.dbname, head.catalog_index, CATALOG_WAIT, databases.limits())?;
             let request = Request { schema: schema.as_deref(), ..Request::new(&id, &statements) };
             let found = databases.query(view, head.clock_ms, request)?;

@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use cirrus_engine::{ShardHead, named_database};
+use cirrus_engine::named_database;
 use cirrus_proto::Failure;
 use cirrus_proto::v1::{SqlQueryStreamRequest, SqlQueryStreamResponse, SqlRow};
-use cirrus_replication::{Shard, SnapshotView, wall_clock};
+use cirrus_replication::{Shard, SnapshotView, head_now};
 use cirrus_sql::{Databases, Part, Request};
 use prost::Message as _;
 
@@ -32,18 +32,16 @@ impl ClusterNode {
         let statements = statements(&request.statements, false)?;
         let pinned = shard.state().pin();
         let view = SnapshotView(pinned.snapshot().map_err(Failure::internal)?);
-        let mut head = ShardHead::load(&view)?;
-        head.advance_to(wall_clock());
+        let head = head_now(&view)?;
         let limits = self.sql_limits();
         let schema = self.catalog.schema(&id.dbname, head.catalog_index, CATALOG_WAIT, limits)?;
+        let sizes = Sizes::of(request.database.as_ref(), &request.statements);
         let request = Request { schema: schema.as_deref(), ..Request::new(&id, &statements) };
         let mut messages = Messages { visit, next: SqlQueryStreamResponse::default(), bytes: 0 };
         // One of its own: what the pool of queries keeps open is for those that are short.
         let mut databases = Databases::new(*limits)?;
         let mut meters = SqlMeters::new(Owner::Queries);
         let outcome = databases.stream(&view, head.clock_ms, request, &mut |part| messages.take(part));
-        let bytes = statements.iter().map(|statement| statement.sql.len()).sum();
-        let sizes = Sizes { dbname: &id.dbname, statements: statements.len(), bytes };
         // Its own time, without its client's.
         meters.record(RequestKind::Stream, databases.spent().cpu, &outcome, 0, sizes);
         meters.follow(&databases);
