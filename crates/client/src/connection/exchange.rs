@@ -63,6 +63,10 @@ impl Future for Exchange {
     }
 }
 
+/// What is left of a body is handed over without waiting for room, up to this. A stream has no room before the
+/// connection's task has opened it: a small request that waited for it would be written apart from its headers.
+const REST_BYTES_MAX: usize = 16 * 1024;
+
 /// Sends a request's body, as fast as the node takes it. Its errors end the answer too, so they are told
 /// there.
 pub(crate) struct Upload {
@@ -82,6 +86,10 @@ impl Upload {
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         loop {
+            if self.ended && self.following.is_none() && self.waiting.len() <= REST_BYTES_MAX {
+                let rest = std::mem::take(&mut self.waiting);
+                return Poll::Ready(self.stream.send_data(rest, true));
+            }
             while !self.waiting.is_empty() {
                 let room = ready!(self.poll_room(cx))?;
                 let piece = self.waiting.split_to(room.min(self.waiting.len()));
@@ -94,9 +102,6 @@ impl Upload {
             if let Some(following) = self.following.take() {
                 self.waiting = following;
                 continue;
-            }
-            if self.ended {
-                return Poll::Ready(self.stream.send_data(Bytes::new(), true));
             }
             match self.poll_data(cx) {
                 Poll::Ready(Some(data)) => self.waiting = data,
@@ -156,5 +161,91 @@ impl Future for Upload {
                 tracing::trace!(%error, "a request's body was not sent to its end");
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+    use tower_service::Service as _;
+
+    use super::*;
+
+    /// Counts what would be system calls of a socket.
+    struct CountsWrites(DuplexStream, Arc<AtomicUsize>);
+
+    impl AsyncRead for CountsWrites {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for CountsWrites {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    /// Answers each request with its body.
+    async fn echo(stream: DuplexStream) {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(accepted) = connection.accept().await {
+            let (request, mut respond) = accepted.unwrap();
+            tokio::spawn(async move {
+                let mut body = request.into_body();
+                let mut echoed = Vec::new();
+                while let Some(data) = body.data().await {
+                    let data = data.unwrap();
+                    body.flow_control().release_capacity(data.len()).unwrap();
+                    echoed.extend_from_slice(&data);
+                }
+                let mut answer = respond.send_response(Response::new(()), false).unwrap();
+                answer.send_data(echoed.into(), true).unwrap();
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_small_request_is_written_together_with_its_headers_and_every_size_arrives_whole() {
+        let (near, far) = duplex(1 << 20);
+        tokio::spawn(echo(far));
+        let writes = Arc::new(AtomicUsize::new(0));
+        let (requests, driven) =
+            h2::client::Builder::new().handshake::<_, Bytes>(CountsWrites(near, Arc::clone(&writes))).await.unwrap();
+        tokio::spawn(driven);
+        let mut connection =
+            Connection { requests, origin: "http://node".parse().unwrap(), ended: Arc::new(AtomicBool::new(false)) };
+
+        // The first ones come before the window and the settings of either side are known.
+        for bytes in [0, 1, 300, REST_BYTES_MAX, REST_BYTES_MAX + 1, 200_000, 300] {
+            let request = Request::post("http://node/").body(Body::new("x".repeat(bytes))).unwrap();
+            std::future::poll_fn(|cx| connection.poll_ready(cx)).await.unwrap();
+            writes.store(0, Ordering::SeqCst);
+            let answer = connection.call(request).await.unwrap();
+            let written = writes.load(Ordering::SeqCst);
+            let mut body = answer.into_body();
+            let mut echoed = 0;
+            while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                echoed += frame.unwrap().into_data().unwrap().len();
+            }
+            assert_eq!(echoed, bytes);
+            if bytes == 300 {
+                assert_eq!(written, 1, "headers and body of {bytes} bytes");
+            }
+        }
     }
 }

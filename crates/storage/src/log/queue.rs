@@ -1,13 +1,14 @@
 //! The bounded queue between everyone who changes a log and the one thread that writes.
 //!
 //! Urgent operations (appends, votes) have someone waiting for their fsync: one wakes the writer at once, with no
-//! timer and no lingering. Lazy ones (committed, truncate, purge) wait for an urgent one to ride with, for at most
+//! timer and no lingering; a writer that has just written has not gone to sleep yet. Lazy ones (committed, truncate, purge) wait for an urgent one to ride with, for at most
 //! a bounded time. Both keep the one order in which they came.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use cirrus_proto::internal::v1::{LogId, Vote};
 use parking_lot::{Condvar, Mutex};
@@ -18,6 +19,10 @@ use crate::StorageError;
 /// Told once, from the writer thread, after the fsync or its failure. It must not block, and must not wait for
 /// anything that the log does.
 pub type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
+
+/// How long the writer looks for urgent operations before it sleeps. To wake it costs whoever pushes a system call
+/// and, where its processor sleeps too, the operation tens of microseconds.
+const AWAKE_MAX: Duration = Duration::from_micros(30);
 
 /// What an operation counts in the queue beyond its entries' bytes.
 const OPERATION_BYTES: usize = 64;
@@ -77,6 +82,8 @@ impl Reservation {
 
 pub(super) struct Queue {
     state: Mutex<QueueState>,
+    /// Urgent operations in the queue. Changed with the state locked, looked at without.
+    urgent: AtomicUsize,
     wake: Condvar,
     room: Condvar,
     queue_bytes_max: usize,
@@ -89,7 +96,6 @@ struct QueueState {
     operations: VecDeque<Operation>,
     /// Bytes reserved, queued, or being written.
     bytes: usize,
-    urgent: usize,
     pushed: u64,
     taken: u64,
     waiting_for_room: usize,
@@ -112,6 +118,7 @@ impl Queue {
     pub(super) fn new(queue_bytes_max: usize, batch_bytes_max: usize, lazy_delay_max: Duration) -> Self {
         Self {
             state: Mutex::default(),
+            urgent: AtomicUsize::new(0),
             wake: Condvar::new(),
             room: Condvar::new(),
             queue_bytes_max,
@@ -152,7 +159,7 @@ impl Queue {
         }
         let urgent = operation.is_urgent();
         state.operations.push_back(operation);
-        state.urgent += usize::from(urgent);
+        self.urgent.fetch_add(usize::from(urgent), Ordering::Relaxed);
         state.pushed += 1;
         let sequence = state.pushed;
         let wake = match state.sleep {
@@ -172,9 +179,10 @@ impl Queue {
     /// Waits for work and moves one batch of it to `batch`. Returns the sequence of its last operation, or none
     /// once the queue is closed and empty.
     pub(super) fn take(&self, batch: &mut Vec<Operation>) -> Option<u64> {
+        self.stay_awake();
         let mut state = self.state.lock();
         let mut idle = false;
-        while state.urgent == 0 && state.refusal.is_none() {
+        while !self.has_urgent() && state.refusal.is_none() {
             if state.operations.is_empty() && idle {
                 state.sleep = Sleep::Untimed;
                 self.wake.wait(&mut state);
@@ -194,11 +202,23 @@ impl Queue {
             && let Some(operation) = state.operations.pop_front()
         {
             bytes += operation.bytes();
-            state.urgent -= usize::from(operation.is_urgent());
+            self.urgent.fetch_sub(usize::from(operation.is_urgent()), Ordering::Relaxed);
             state.taken += 1;
             batch.push(operation);
         }
         (!batch.is_empty()).then_some(state.taken)
+    }
+
+    /// Returns once there is an urgent operation, or after [`AWAKE_MAX`]; whoever else wants the processor has it.
+    fn stay_awake(&self) {
+        let sleeps_at = Instant::now() + AWAKE_MAX;
+        while !self.has_urgent() && Instant::now() < sleeps_at {
+            std::thread::yield_now();
+        }
+    }
+
+    fn has_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed) > 0
     }
 
     /// Gives back the room of operations that are done.
@@ -223,7 +243,7 @@ impl Queue {
         let abandoned = {
             let mut state = self.state.lock();
             state.refusal = Some(error);
-            state.urgent = 0;
+            self.urgent.store(0, Ordering::Relaxed);
             std::mem::take(&mut state.operations)
         };
         self.room.notify_all();
