@@ -144,6 +144,10 @@ pub(crate) struct ServeArgs {
     /// Threads that serve requests and replicate; 0: one for each processor. [default: 0]
     #[arg(long, value_name = "N")]
     pub(crate) worker_threads: Option<usize>,
+    /// How the kernel schedules the node's threads; batch is for nodes that share their processors with each other
+    /// alone. [default: normal]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub(crate) scheduling: Option<SchedulingPolicy>,
     /// A TOML file. CIRRUS_* variables win over it, flags win over both.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -180,6 +184,24 @@ pub(crate) struct GetArgs {
     /// Print no newline behind the value.
     #[arg(short = 'n', long)]
     pub(crate) no_newline: bool,
+}
+
+/// How the kernel schedules a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchedulingPolicy {
+    /// As any other process.
+    Normal,
+    /// Threads that wake interrupt none that run.
+    Batch,
+}
+
+impl From<SchedulingPolicy> for cirrus_server::Scheduling {
+    fn from(policy: SchedulingPolicy) -> Self {
+        match policy {
+            SchedulingPolicy::Normal => cirrus_server::Scheduling::Normal,
+            SchedulingPolicy::Batch => cirrus_server::Scheduling::Batch,
+        }
+    }
 }
 
 /// How fresh a read must be.

@@ -1,13 +1,24 @@
 //! How the kernel schedules a node's threads.
 
-/// Tells the kernel that this process prefers throughput: a thread that wakes does not interrupt one that runs. On
-/// processors with room it runs at once all the same; on full ones it finds more work gathered, so that a
-/// message, an fsync and a reply each serve more requests (docs/performance.md). Threads inherit it.
+use std::time::{Duration, Instant};
+
+use cirrus_server::Scheduling;
+
+/// About as long as it takes to wake a thread whose processor sleeps.
+const GIVE_WAY: Duration = Duration::from_micros(30);
+
+/// Asks the kernel for a policy. Threads that this one starts inherit it.
 ///
-/// The policy is `SCHED_BATCH` of sched(7). It needs no privilege, and leaves the nice value alone.
+/// With `SCHED_BATCH` a thread that wakes does not interrupt one that runs. Where the nodes of one machine fill its
+/// processors, more work gathers that way: a message, an fsync and a reply each serve more requests. Where another
+/// process fills them, the node waits for that process's time slices, each time that it wakes.
+/// It needs no privilege, and leaves the nice value alone.
 #[cfg(target_os = "linux")]
-pub(crate) fn prefer_throughput() -> std::io::Result<()> {
+pub(crate) fn set_policy(scheduling: Scheduling) -> std::io::Result<()> {
     use nix::libc::{SCHED_BATCH, sched_param, sched_setscheduler};
+    if scheduling == Scheduling::Normal {
+        return Ok(());
+    }
     let parameter = sched_param { sched_priority: 0 };
     // SAFETY: the pointer is to a live value that the call only reads; 0 names the calling thread.
     #[allow(unsafe_code)]
@@ -16,6 +27,15 @@ pub(crate) fn prefer_throughput() -> std::io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn prefer_throughput() -> std::io::Result<()> {
+pub(crate) fn set_policy(_: Scheduling) -> std::io::Result<()> {
     Ok(())
+}
+
+/// What a node's only thread does before it sleeps: it leaves the processor to whoever wants it, for a moment. What
+/// arrives meanwhile wakes nobody, and a processor that stays awake is there at once for the threads next to it.
+pub(crate) fn give_way() {
+    let sleeps_at = Instant::now() + GIVE_WAY;
+    while Instant::now() < sleeps_at {
+        std::thread::yield_now();
+    }
 }

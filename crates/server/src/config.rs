@@ -17,6 +17,7 @@ mod limits;
 mod log;
 mod procedures;
 mod replication;
+mod scheduling;
 mod sql;
 mod storage;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use self::limits::LimitsSection;
 pub use self::log::{LogFormat, LogSection};
 pub use self::procedures::ProceduresSection;
 pub use self::replication::ReplicationSection;
+pub use self::scheduling::Scheduling;
 pub use self::sql::SqlSection;
 pub use self::storage::StorageSection;
 
@@ -64,6 +66,8 @@ pub struct ServerConfig {
     pub shards: u32,
     /// Threads that serve requests and replicate; 0: one for each processor.
     pub worker_threads: usize,
+    /// How the kernel schedules those threads, and all others of the node.
+    pub scheduling: Scheduling,
     /// Raft's timing and log retention.
     pub replication: ReplicationSection,
     /// What requests and connections may take.
@@ -90,6 +94,7 @@ impl Default for ServerConfig {
             join: Vec::new(),
             shards: 8,
             worker_threads: 0,
+            scheduling: Scheduling::default(),
             replication: ReplicationSection::default(),
             limits: LimitsSection::default(),
             procedures: ProceduresSection::default(),

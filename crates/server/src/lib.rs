@@ -50,5 +50,5 @@ mod sql;
 mod validation;
 mod verify;
 
-pub use config::{ConfigError, Flags, ServerConfig};
+pub use config::{ConfigError, Flags, Scheduling, ServerConfig};
 pub use serve::{ServeError, run};

@@ -10,7 +10,7 @@ use super::Outcome;
 use super::signals::StopSignals;
 use crate::arguments::ServeArgs;
 use crate::failure::CommandError;
-use crate::scheduling::prefer_throughput;
+use crate::scheduling::{give_way, set_policy};
 
 /// The node's configuration, from all its layers.
 pub(crate) fn config(args: &ServeArgs) -> Result<ServerConfig, CommandError> {
@@ -23,17 +23,23 @@ pub(crate) fn config(args: &ServeArgs) -> Result<ServerConfig, CommandError> {
         join: args.join.clone(),
         shards: args.shards,
         worker_threads: args.worker_threads,
+        scheduling: args.scheduling.map(Into::into),
     };
     ServerConfig::load(args.config.as_deref(), &flags).map_err(|error| CommandError::local(error.to_string()))
 }
 
 /// A runtime for a node. One thread alone needs no other to be woken, and no work to be stolen.
 pub(crate) fn runtime(args: &ServeArgs) -> Result<tokio::runtime::Runtime, CommandError> {
+    let config = config(args)?;
     // Before any other thread is started: they inherit it.
-    prefer_throughput()?;
-    let mut builder = match config(args)?.worker_threads {
+    set_policy(config.scheduling)?;
+    let mut builder = match config.worker_threads {
         0 => tokio::runtime::Builder::new_multi_thread(),
-        1 => tokio::runtime::Builder::new_current_thread(),
+        1 => {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.on_thread_park(give_way);
+            builder
+        }
         threads => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             builder.worker_threads(threads);

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::Scheduling;
+
 /// What the command line sets; what is `None` falls to the lower layers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Flags {
@@ -31,4 +33,7 @@ pub struct Flags {
     /// `--worker-threads`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_threads: Option<usize>,
+    /// `--scheduling`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduling: Option<Scheduling>,
 }

@@ -53,6 +53,7 @@ fn the_environment_reaches_into_sections_and_lists() {
     let environment = [
         ("CIRRUS_REPLICATION_HEARTBEAT_MS", "70"),
         ("CIRRUS_LOG_FORMAT", "json"),
+        ("CIRRUS_SCHEDULING", "batch"),
         ("CIRRUS_ADVERTISE", "node-1.example:7100"),
         ("CIRRUS_JOIN", "a:7100, b:7100"),
         ("CIRRUS_SERVICE_HOST", "10.0.0.1"),
@@ -61,6 +62,7 @@ fn the_environment_reaches_into_sections_and_lists() {
     let config = load("", &environment, &Flags::default()).unwrap();
     assert_eq!(config.replication.heartbeat_ms, 70);
     assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.scheduling, Scheduling::Batch);
     assert_eq!(config.advertise.as_deref(), Some("node-1.example:7100"));
     assert_eq!(config.join, ["a:7100", "b:7100"]);
 }
@@ -75,6 +77,8 @@ fn a_mistake_is_told_with_its_key() {
         ("node_id = \"two\"", &[], &["node_id", "expected u64"]),
         ("", &[("CIRRUS_SHARDS", "many")], &["CIRRUS_SHARDS"]),
         ("node_id = 0", &[], &["node_id", "from 1"]),
+        ("scheduling = \"fast\"", &[], &["fast", "normal", "batch"]),
+        ("", &[("CIRRUS_SCHEDULING", "idle")], &["idle", "normal", "batch"]),
         ("listen = \"7100\"", &[], &["listen", "host:port"]),
         ("listen = \"0.0.0.0:7100\"", &[], &["advertise", "0.0.0.0"]),
         ("shards = 0", &[], &["shards"]),

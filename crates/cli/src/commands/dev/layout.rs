@@ -56,6 +56,7 @@ impl NodePlan {
             flag("--shards", shards.to_string().into());
         }
         flag("--worker-threads", self.worker_threads.to_string().into());
+        flag("--scheduling", "batch".into());
         arguments
     }
 }
@@ -74,11 +75,11 @@ mod tests {
         assert_eq!(
             line(&nodes[0]),
             "serve --exit-with-parent --node-id 1 --listen 127.0.0.1:7201 --http-listen 127.0.0.1:7281 \
-             --data-dir /d/node-1/data --shards 4 --worker-threads 2"
+             --data-dir /d/node-1/data --shards 4 --worker-threads 2 --scheduling batch"
         );
-        assert!(
-            line(&nodes[2]).ends_with("--data-dir /d/node-3/data --join 127.0.0.1:7201 --shards 4 --worker-threads 2")
-        );
+        assert!(line(&nodes[2]).ends_with(
+            "--data-dir /d/node-3/data --join 127.0.0.1:7201 --shards 4 --worker-threads 2 --scheduling batch"
+        ));
         assert_eq!(nodes[2].log, PathBuf::from("/d/node-3/node.log"));
     }
 }
