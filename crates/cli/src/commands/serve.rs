@@ -10,7 +10,7 @@ use super::Outcome;
 use super::signals::StopSignals;
 use crate::arguments::ServeArgs;
 use crate::failure::CommandError;
-use crate::scheduling::{give_way, set_policy};
+use crate::scheduling::{after_sleep, before_sleep, set_policy};
 
 /// The node's configuration, from all its layers.
 pub(crate) fn config(args: &ServeArgs) -> Result<ServerConfig, CommandError> {
@@ -37,7 +37,7 @@ pub(crate) fn runtime(args: &ServeArgs) -> Result<tokio::runtime::Runtime, Comma
         0 => tokio::runtime::Builder::new_multi_thread(),
         1 => {
             let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder.on_thread_park(give_way);
+            builder.on_thread_park(before_sleep).on_thread_unpark(after_sleep);
             builder
         }
         threads => {
