@@ -13,6 +13,7 @@
 mod arguments;
 mod commands;
 mod failure;
+mod idle_polling;
 mod library_directory;
 mod library_tests;
 mod lua_json;
@@ -23,8 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::arguments::{Cli, Command};
-use crate::failure::CommandError;
+use crate::arguments::Cli;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,18 +32,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let format = cli.global.output;
-    match runtime(&cli.command).and_then(|runtime| runtime.block_on(commands::run(cli))) {
+    match commands::run(cli) {
         Ok(code) => code,
         Err(error) => error.report(format),
     }
-}
-
-/// Load uses every core; asking a node needs one thread only, and starts sooner so.
-fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, CommandError> {
-    let mut builder = match command {
-        Command::Serve(args) => return commands::serve::runtime(args),
-        Command::Bench(_) => tokio::runtime::Builder::new_multi_thread(),
-        _ => tokio::runtime::Builder::new_current_thread(),
-    };
-    Ok(builder.enable_all().build()?)
 }

@@ -1,15 +1,6 @@
 //! How the kernel schedules a node's threads.
 
-use std::cell::Cell;
-use std::time::{Duration, Instant};
-
 use cirrus_server::Scheduling;
-
-/// About as long as it takes to wake a thread whose processor sleeps.
-const GIVE_WAY: Duration = Duration::from_micros(30);
-
-/// A thread that sleeps longer has little to do.
-const SHORT_SLEEP: Duration = Duration::from_millis(1);
 
 /// Asks the kernel for a policy. Threads that this one starts inherit it.
 ///
@@ -33,29 +24,4 @@ pub(crate) fn set_policy(scheduling: Scheduling) -> std::io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn set_policy(_: Scheduling) -> std::io::Result<()> {
     Ok(())
-}
-
-thread_local! {
-    static FELL_ASLEEP: Cell<Option<Instant>> = const { Cell::new(None) };
-    static SLEPT: Cell<Duration> = const { Cell::new(Duration::MAX) };
-}
-
-/// What a node's only thread does before it sleeps: where it slept shortly the last time, it leaves the processor to
-/// whoever wants it, for a moment. What arrives meanwhile wakes nobody, and a processor that stays awake is there at once
-/// for the threads next to it.
-pub(crate) fn before_sleep() {
-    let mut now = Instant::now();
-    if SLEPT.get() <= SHORT_SLEEP {
-        let sleeps_at = now + GIVE_WAY;
-        while now < sleeps_at {
-            std::thread::yield_now();
-            now = Instant::now();
-        }
-    }
-    FELL_ASLEEP.set(Some(now));
-}
-
-/// What it does once it is awake again.
-pub(crate) fn after_sleep() {
-    SLEPT.set(FELL_ASLEEP.take().map_or(Duration::MAX, |fell_asleep| fell_asleep.elapsed()));
 }

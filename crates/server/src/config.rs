@@ -68,6 +68,9 @@ pub struct ServerConfig {
     pub worker_threads: usize,
     /// How the kernel schedules those threads, and all others of the node.
     pub scheduling: Scheduling,
+    /// How long a node's only thread (`worker_threads` 1) looks for work before it sleeps, at most, microseconds; 0: it
+    /// sleeps at once. It does so only where its waits are that short, and leaves the processor to whoever wants it.
+    pub idle_poll_us: u64,
     /// Raft's timing and log retention.
     pub replication: ReplicationSection,
     /// What requests and connections may take.
@@ -95,6 +98,7 @@ impl Default for ServerConfig {
             shards: 8,
             worker_threads: 0,
             scheduling: Scheduling::default(),
+            idle_poll_us: 200,
             replication: ReplicationSection::default(),
             limits: LimitsSection::default(),
             procedures: ProceduresSection::default(),

@@ -12,6 +12,8 @@ use crate::grpc::MESSAGE_BYTES_MAX;
 
 /// More threads than any machine has processors.
 const WORKER_THREADS_MAX: usize = 1024;
+/// Who waits longer than this for work can afford to be woken.
+const IDLE_POLL_MAX_US: u64 = 10_000;
 /// More shards than this cost more threads and files than a node can carry.
 const SHARDS_MAX: u32 = 1024;
 
@@ -34,6 +36,8 @@ pub(crate) fn validate(config: &ServerConfig) -> Result<(), ConfigError> {
     require((1..=SHARDS_MAX).contains(&config.shards), "shards", format!("must be 1 to {SHARDS_MAX}"))?;
     let threads = format!("must be 0 to {WORKER_THREADS_MAX}");
     require(config.worker_threads <= WORKER_THREADS_MAX, "worker_threads", threads)?;
+    let idle_poll = format!("must be 0 to {IDLE_POLL_MAX_US}, not {}", config.idle_poll_us);
+    require(config.idle_poll_us <= IDLE_POLL_MAX_US, "idle_poll_us", idle_poll)?;
     require(!config.data_dir.as_os_str().is_empty(), "data_dir", "must not be empty")?;
     addresses(config)?;
     replication(config)?;

@@ -2,18 +2,28 @@
 
 use std::io::Read as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cirrus_server::{Flags, ServerConfig};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use super::Outcome;
 use super::signals::StopSignals;
 use crate::arguments::ServeArgs;
 use crate::failure::CommandError;
-use crate::scheduling::{after_sleep, before_sleep, set_policy};
+use crate::idle_polling;
+use crate::scheduling::set_policy;
+
+pub(crate) fn run(args: &ServeArgs) -> Outcome {
+    let config = config(args)?;
+    // Before any other thread is started: they inherit it.
+    set_policy(config.scheduling)?;
+    runtime(&config)?.block_on(serve(config, args.exit_with_parent))
+}
 
 /// The node's configuration, from all its layers.
-pub(crate) fn config(args: &ServeArgs) -> Result<ServerConfig, CommandError> {
+fn config(args: &ServeArgs) -> Result<ServerConfig, CommandError> {
     let flags = Flags {
         node_id: args.node_id,
         listen: args.listen.clone(),
@@ -29,29 +39,15 @@ pub(crate) fn config(args: &ServeArgs) -> Result<ServerConfig, CommandError> {
 }
 
 /// A runtime for a node. One thread alone needs no other to be woken, and no work to be stolen.
-pub(crate) fn runtime(args: &ServeArgs) -> Result<tokio::runtime::Runtime, CommandError> {
-    let config = config(args)?;
-    // Before any other thread is started: they inherit it.
-    set_policy(config.scheduling)?;
-    let mut builder = match config.worker_threads {
-        0 => tokio::runtime::Builder::new_multi_thread(),
-        1 => {
-            let mut builder = tokio::runtime::Builder::new_current_thread();
-            builder.on_thread_park(before_sleep).on_thread_unpark(after_sleep);
-            builder
-        }
-        threads => {
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(threads);
-            builder
-        }
-    };
-    Ok(builder.enable_all().build()?)
+fn runtime(config: &ServerConfig) -> std::io::Result<Runtime> {
+    match config.worker_threads {
+        0 => Builder::new_multi_thread().enable_all().build(),
+        1 => idle_polling::runtime(Duration::from_micros(config.idle_poll_us)),
+        threads => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    }
 }
 
-pub(crate) async fn run(args: ServeArgs) -> Outcome {
-    let config = config(&args)?;
-    let exit_with_parent = args.exit_with_parent;
+async fn serve(config: ServerConfig, exit_with_parent: bool) -> Outcome {
     let mut signals = StopSignals::listen()?;
     let parent = exit_with_parent.then(parent_end).transpose()?;
     let stop = async move {

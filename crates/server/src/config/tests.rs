@@ -79,6 +79,8 @@ fn a_mistake_is_told_with_its_key() {
         ("node_id = 0", &[], &["node_id", "from 1"]),
         ("scheduling = \"fast\"", &[], &["fast", "normal", "batch"]),
         ("", &[("CIRRUS_SCHEDULING", "idle")], &["idle", "normal", "batch"]),
+        ("idle_poll_us = 10001", &[], &["idle_poll_us", "0 to 10000", "not 10001"]),
+        ("", &[("CIRRUS_IDLE_POLL_US", "-1")], &["CIRRUS_IDLE_POLL_US", "-1"]),
         ("listen = \"7100\"", &[], &["listen", "host:port"]),
         ("listen = \"0.0.0.0:7100\"", &[], &["advertise", "0.0.0.0"]),
         ("shards = 0", &[], &["shards"]),
