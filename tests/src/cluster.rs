@@ -46,11 +46,14 @@ pub struct ClusterOptions {
     pub network: bool,
     /// TOML for every node's `--config`.
     pub config: String,
+    /// Threads of every node's runtime. By default nodes differ, since one that has a single thread runs otherwise than
+    /// one with several: those with odd ids have one, the others two.
+    pub worker_threads: Option<usize>,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        ClusterOptions { nodes: 3, shards: 4, network: false, config: String::new() }
+        ClusterOptions { nodes: 3, shards: 4, network: false, config: String::new(), worker_threads: None }
     }
 }
 
@@ -154,12 +157,14 @@ impl TestCluster {
         let node = self.nodes.get_mut(&node_id).with_context(|| format!("there is no node {node_id}"))?;
         ensure!(node.process.is_none(), "node {node_id} runs already");
         let log = OpenOptions::new().create(true).append(true).open(&node.log)?;
+        let worker_threads = self.options.worker_threads.unwrap_or(if node_id % 2 == 1 { 1 } else { 2 });
         let mut command = Command::new(&self.binary);
         command
             .arg("serve")
             .args(["--node-id", &node_id.to_string()])
             .args(["--listen", &node.listen.to_string()])
             .args(["--http-listen", &node.http.to_string()])
+            .args(["--worker-threads", &worker_threads.to_string()])
             .arg("--data-dir")
             .arg(&node.directory)
             // A node must not outlive a test that is itself killed.

@@ -141,7 +141,7 @@ pub(crate) struct ServeArgs {
     /// Data shards of a cluster that this node creates. [default: 8]
     #[arg(long)]
     pub(crate) shards: Option<u32>,
-    /// Threads that serve requests and replicate; 0: one for each processor. [default: 0]
+    /// Threads that serve requests and replicate; 0: one on up to two processors, one for each on more. [default: 0]
     #[arg(long, value_name = "N")]
     pub(crate) worker_threads: Option<usize>,
     /// How the kernel schedules the node's threads; batch is for nodes that share their processors with each other

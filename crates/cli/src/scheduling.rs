@@ -1,6 +1,20 @@
-//! How the kernel schedules a node's threads.
+//! How many threads a node has, and how the kernel schedules them.
 
 use cirrus_server::Scheduling;
+
+/// Processors up to which one thread serves more than several would: the log's writer, flushes and calls have threads
+/// of their own, a thread that is alone wakes no other, and it polls.
+const PROCESSORS_OF_ONE_THREAD: usize = 2;
+
+/// How many threads a node's runtime has on so many processors, unless it is told.
+pub(crate) fn worker_threads(processors: usize) -> usize {
+    if processors <= PROCESSORS_OF_ONE_THREAD { 1 } else { processors }
+}
+
+/// The processors that this process may use.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
 
 /// Asks the kernel for a policy. Threads that this one starts inherit it.
 ///
@@ -24,4 +38,17 @@ pub(crate) fn set_policy(scheduling: Scheduling) -> std::io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn set_policy(_: Scheduling) -> std::io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_threads_need_more_than_two_processors() {
+        let cases = [(0, 1), (1, 1), (2, 1), (3, 3), (16, 16)];
+        for (processors, expected) in cases {
+            assert_eq!(worker_threads(processors), expected, "{processors} processors");
+        }
+    }
 }

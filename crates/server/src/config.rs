@@ -64,11 +64,11 @@ pub struct ServerConfig {
     pub join: Vec<String>,
     /// How many data shards a cluster has that this node creates. Without effect on an existing cluster.
     pub shards: u32,
-    /// Threads that serve requests and replicate; 0: one for each processor.
+    /// Threads that serve requests and replicate; 0: as the number of processors suggests.
     pub worker_threads: usize,
     /// How the kernel schedules those threads, and all others of the node.
     pub scheduling: Scheduling,
-    /// How long a node's only thread (`worker_threads` 1) looks for work before it sleeps, at most, microseconds; 0: it
+    /// How long a node's only thread looks for work before it sleeps, at most, microseconds; 0: it
     /// sleeps at once. It does so only where its waits are that short, and leaves the processor to whoever wants it.
     pub idle_poll_us: u64,
     /// Raft's timing and log retention.

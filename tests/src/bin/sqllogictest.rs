@@ -112,9 +112,14 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 async fn start_cluster() -> Result<TestCluster> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let config = format!("worker_threads = {}\n{CONFIG}", (processors / 3).max(1));
+    let options = ClusterOptions {
+        config: CONFIG.to_owned(),
+        shards: 8,
+        worker_threads: Some((processors / 3).max(1)),
+        ..ClusterOptions::default()
+    };
     say(&mut io::stderr(), "Starting three nodes");
-    TestCluster::start(ClusterOptions { config, shards: 8, ..ClusterOptions::default() }).await
+    TestCluster::start(options).await
 }
 
 /// The files, the largest last, which is taken first. Names are told below the folder that was given.

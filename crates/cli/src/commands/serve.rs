@@ -13,7 +13,7 @@ use super::signals::StopSignals;
 use crate::arguments::ServeArgs;
 use crate::failure::CommandError;
 use crate::idle_polling;
-use crate::scheduling::set_policy;
+use crate::scheduling::{processors, set_policy, worker_threads};
 
 pub(crate) fn run(args: &ServeArgs) -> Outcome {
     let config = config(args)?;
@@ -40,8 +40,11 @@ fn config(args: &ServeArgs) -> Result<ServerConfig, CommandError> {
 
 /// A runtime for a node. One thread alone needs no other to be woken, and no work to be stolen.
 fn runtime(config: &ServerConfig) -> std::io::Result<Runtime> {
-    match config.worker_threads {
-        0 => Builder::new_multi_thread().enable_all().build(),
+    let threads = match config.worker_threads {
+        0 => worker_threads(processors()),
+        threads => threads,
+    };
+    match threads {
         1 => idle_polling::runtime(Duration::from_micros(config.idle_poll_us)),
         threads => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
     }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::arguments::DevArgs;
+use crate::scheduling::worker_threads;
 
 /// One node of a local cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl NodePlan {
                     directory,
                     join: (number > 1).then(|| address(args.base_port + 1)),
                     shards: args.shards,
-                    worker_threads: (processors / usize::from(args.nodes)).max(1),
+                    worker_threads: worker_threads(processors / usize::from(args.nodes)),
                 }
             })
             .collect()
@@ -68,17 +69,17 @@ mod tests {
     #[test]
     fn ports_directories_and_flags_are_those_that_scripts_rely_on() {
         let args = DevArgs { nodes: 3, data_dir: "/d".into(), base_port: 7200, shards: Some(4), ready_timeout_ms: 1 };
-        let nodes = NodePlan::all(&args, 8);
+        let nodes = NodePlan::all(&args, 16);
         assert_eq!(nodes.len(), 3);
         assert_eq!((nodes[0].address.as_str(), nodes[0].http_address.as_str()), ("127.0.0.1:7201", "127.0.0.1:7281"));
         let line = |node: &NodePlan| node.command_line().join(" ".as_ref()).into_string().unwrap_or_default();
         assert_eq!(
             line(&nodes[0]),
             "serve --exit-with-parent --node-id 1 --listen 127.0.0.1:7201 --http-listen 127.0.0.1:7281 \
-             --data-dir /d/node-1/data --shards 4 --worker-threads 2 --scheduling batch"
+             --data-dir /d/node-1/data --shards 4 --worker-threads 5 --scheduling batch"
         );
         assert!(line(&nodes[2]).ends_with(
-            "--data-dir /d/node-3/data --join 127.0.0.1:7201 --shards 4 --worker-threads 2 --scheduling batch"
+            "--data-dir /d/node-3/data --join 127.0.0.1:7201 --shards 4 --worker-threads 5 --scheduling batch"
         ));
         assert_eq!(nodes[2].log, PathBuf::from("/d/node-3/node.log"));
     }

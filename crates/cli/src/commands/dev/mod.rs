@@ -23,13 +23,13 @@ use super::signals::StopSignals;
 use crate::arguments::{DevArgs, Format};
 use crate::failure::CommandError;
 use crate::output;
+use crate::scheduling::processors;
 
 /// Lines of its log that a failed node's report shows.
 const LOG_LINES: usize = 10;
 
 pub(crate) async fn run(args: DevArgs, format: Format) -> Outcome {
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let plans = NodePlan::all(&args, processors);
+    let plans = NodePlan::all(&args, processors());
     check_ports(&plans)?;
     let mut signals = StopSignals::listen()?;
     let started: Vec<Process> = plans.iter().cloned().map(Process::start).collect::<Result<_, _>>()?;
