@@ -67,6 +67,10 @@ install_missing() {
         command -v rustup >/dev/null || fail "this Rust toolchain lacks rustfmt or clippy"
         rustup component add rustfmt clippy >&2
     fi
+    if [[ ${1:-} == test ]] && ! cargo nextest --version >/dev/null 2>&1; then
+        echo "Installing cargo-nextest, which takes minutes" >&2
+        with_progress cargo install --quiet --locked cargo-nextest --version '^0.9.100' >&2
+    fi
 }
 
 # Builds the binary to deploy and to measure, and sets `dist_binary` to its path: the profile `dist`, on the RocksDB of
