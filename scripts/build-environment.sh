@@ -69,7 +69,7 @@ install_missing() {
     fi
     if [[ ${1:-} == test ]] && ! cargo nextest --version >/dev/null 2>&1; then
         echo "Installing cargo-nextest, which takes minutes" >&2
-        with_progress cargo install --quiet --locked cargo-nextest --version '^0.9.100' >&2
+        with_progress cargo install --quiet --locked cargo-nextest --version 0.9.143 >&2
     fi
 }
 
